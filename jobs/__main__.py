@@ -1,0 +1,29 @@
+"""`python -m jobs`: the jobs, with a line each."""
+
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+JOBS = {
+    "train": "annotated images → a model bundle",
+    "predict": "images and a model bundle → masks, objects and counts in Parquet",
+    "evaluate": "predictions and annotated images → accuracy",
+    "count": "predictions → how many objects of each class",
+    "overlay": "predictions → one picture of objects drawn over their images",
+    "demo": "all of it on a small synthetic collection",
+}
+
+
+def main() -> int:
+    """Print the list; 2 when called with a job's name, since that is spelled differently."""
+    table = Table("job", "what it does", box=None, pad_edge=False)
+    for name, line in JOBS.items():
+        table.add_row(f"python -m jobs.{name}", line)
+    Console().print(table)
+    Console().print("\nEach takes --help, and settings from a YAML file with --config.")
+    return 0 if len(sys.argv) == 1 else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""What the jobs show: live bars on a terminal, a few plain lines anywhere else."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+_LINE_SECONDS = 30.0
+
+console = Console()
+
+
+class Show(Protocol):
+    """Shows how far a job is."""
+
+    def __call__(self, share: float, text: str) -> None:
+        """`share` of the work done, 0 to 1, and what to say beside the bar."""
+
+
+@contextmanager
+def live(title: str) -> Iterator[Show]:
+    """A bar while the `with` lasts; away from a terminal, a line every half minute at most."""
+    if not console.is_terminal:
+        yield _Lines(title)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console, refresh_per_second=4) as bar:
+        task = bar.add_task(title, total=1.0, text="")
+        yield lambda share, text: bar.update(task, completed=share, text=text)
+
+
+class _Lines:
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.last = time.monotonic()
+
+    def __call__(self, share: float, text: str) -> None:
+        if time.monotonic() - self.last >= _LINE_SECONDS:
+            self.last = time.monotonic()
+            console.print(f"{self.title} {share:4.0%}  {text}", highlight=False)
+
+
+def print_table(
+    header: list[str], rows: list[list[object]], title: str | None = None
+) -> None:
+    """Rows under a header; numbers to the right. Wide cells are folded, never cut."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for i, name in enumerate(header):
+        numeric = all(isinstance(row[i], int | float) or row[i] is None for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row))
+    console.print(table, highlight=False)
+
+
+def _cell(value: object) -> str:
+    if value is None or value != value:  # NaN is the one value that is not itself
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def human_bytes(size: float) -> str:
+    """1536 → 1.5 KiB."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError("the last unit takes any size")

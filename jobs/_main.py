@@ -1,0 +1,62 @@
+"""What every job does around its work: settings in, one line on failure, an exit code.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 too many rejects (see `jobs.predict`).
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from pipeline import storage
+from pipeline.config import JobSettings, load, parse_yaml
+from pipeline.errors import SettingsError, StorageError, TesseraError
+
+S = TypeVar("S", bound=JobSettings)
+
+DONE, FAILED, WRONG_USAGE, TOO_MANY_REJECTS = 0, 1, 2, 3
+
+
+def run_job(
+    kind: type[S], work: Callable[[S], int], flags: Sequence[str] | None = None
+) -> int:
+    """Settings from flags (by default the command line's) → work → exit code."""
+    try:
+        return work(read_settings(kind, sys.argv[1:] if flags is None else flags))
+    except SettingsError as error:
+        return _fail(str(error), WRONG_USAGE)
+    except TesseraError as error:
+        return _fail(str(error), FAILED)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from here", 130)
+    except BrokenPipeError:
+        # The reader of our output has left, as `head` does. Nothing more can be said to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def read_settings(kind: type[S], flags: Sequence[str]) -> S:
+    """Defaults, then the file that `--config` names, then flags."""
+    values = {}
+    path = _config_path(flags)
+    if path is not None:
+        try:
+            text = storage.read_bytes(path).decode()
+        except (StorageError, UnicodeDecodeError) as error:
+            raise SettingsError(f"settings file: {error}") from error
+        values = parse_yaml(text, path)
+    return load(kind, flags, values)
+
+
+def _config_path(flags: Sequence[str]) -> str | None:
+    for flag, following in zip(flags, [*flags[1:], None], strict=True):
+        if flag == "--config":
+            return following
+        if flag.startswith("--config="):
+            return flag.removeprefix("--config=")
+    return None
+
+
+def _fail(line: str, code: int) -> int:
+    print(f"error: {line}", file=sys.stderr)
+    return code

@@ -1,0 +1,38 @@
+"""Train a U-Net from annotated images and write a model bundle."""
+
+import sys
+
+from jobs._console import console, live, print_table
+from jobs._main import DONE, run_job
+from pipeline.config import TrainSettings
+
+
+def work(settings: TrainSettings) -> int:
+    """Train, and print what the best epoch reached."""
+    from pipeline.distributed.train import Report, train_bundle
+    from pipeline.training.loop import StepReport
+
+    state = {"share": 0.0, "best": "", "text": "reading images"}
+    with live("training") as show:
+        show(0.0, state["text"])
+
+        def on_report(report: Report) -> None:
+            if isinstance(report, StepReport):
+                state["share"] = report.progress
+                state["text"] = (
+                    f"epoch {report.epoch}  loss {report.loss:.3f}  "
+                    f"{report.pixels_per_second / 1e6:.2f} Mpx/s"
+                )
+            else:
+                state["best"] = f"  val {report.score:.3f}"
+            show(state["share"], state["text"] + state["best"])
+
+        result = train_bundle(settings, on_report)
+    metrics = [[name, value] for name, value in result.spec.metrics.items()]
+    print_table(["on validation images", "best epoch"], metrics)
+    console.print(f"\nmodel bundle: {result.bundle_uri}  ({result.seconds / 60:.1f} minutes)")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(TrainSettings, work))

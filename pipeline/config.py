@@ -1,0 +1,407 @@
+"""Every setting of every job: typed, validated, described once.
+
+A job's settings come from its defaults, then a YAML file (`--config`), then its flags; the last
+one wins. Nested settings are YAML sections and dotted flags: `network: {depth: 4}` is
+`--network.depth 4`. Reading the YAML file is the caller's: nothing here touches storage.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings import SettingsError as CliError
+
+from pipeline.errors import SettingsError
+
+
+S = TypeVar("S", bound="JobSettings")
+
+
+class Section(BaseModel):
+    """A group of settings inside a job's settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JobSettings(BaseSettings):
+    """The settings of one job. Environment variables are not read."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_exit_on_error=False,
+        protected_namespaces=(),
+    )
+
+    config: str | None = Field(
+        None, description="YAML file or URI with settings; flags win over it"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+class NetworkSettings(Section):
+    """The U-Net's shape."""
+
+    depth: int = Field(4, ge=1, le=7, description="times the resolution is halved")
+    width: int = Field(16, ge=1, description="channels at full resolution; doubled at each level")
+    max_width: int = Field(256, ge=1, description="the doubling stops at this many channels")
+    norm: Literal["batch", "group", "instance", "none"] = Field(
+        "batch",
+        description="normalisation layer; group and instance look at the whole region, so regions "
+        "of one image no longer agree exactly",
+    )
+
+
+class NormalizeSettings(Section):
+    """How file values become the network's input."""
+
+    kind: Literal["percentile", "range", "none"] = Field(
+        "percentile",
+        description="percentile: low to 0 and high to 1, measured in each image; range: the "
+        "integer type's full range to 0..1; none: as stored",
+    )
+    low: float = Field(1.0, ge=0, lt=50, description="percentile that becomes 0")
+    high: float = Field(99.8, gt=50, le=100, description="percentile that becomes 1")
+    per_channel: bool | None = Field(
+        None, description="measure each channel for itself; by default for all but 3-channel colour"
+    )
+
+
+class MethodSettings(Section):
+    """How the network's outputs become classes and objects."""
+
+    name: Literal["auto", "semantic", "instance"] = Field(
+        "auto",
+        description="semantic: classes of pixels; instance: also tells touching objects apart; "
+        "auto: instance when the labels hold instances",
+    )
+    class_weights: list[float] | None = Field(
+        None, description="weight of each class in the loss, in the order of ids; default: equal"
+    )
+    foreground_threshold: float = Field(
+        0.5, gt=0, lt=1, description="probability from which a pixel belongs to an object"
+    )
+    seed_threshold: float = Field(
+        0.5, gt=0, lt=1, description="interior value from which a pixel starts an object"
+    )
+    min_area: int = Field(
+        8, ge=1, description="objects of fewer pixels are taken for noise and dropped"
+    )
+
+
+class AugmentSettings(Section):
+    """Random changes to training crops, so that the network sees more than the data holds."""
+
+    flip: bool = Field(True, description="mirror and turn by right angles")
+    scale: float = Field(1.4, ge=1, le=4, description="zoom by up to this factor, in or out")
+    rotate: bool = Field(True, description="turn by any angle")
+    intensity: float = Field(
+        0.3, ge=0, le=1, description="strength of contrast, brightness and gamma changes"
+    )
+    noise: float = Field(0.05, ge=0, le=1, description="largest standard deviation of added noise")
+
+
+class OptimizerSettings(Section):
+    """AdamW with warm-up and a cosine to zero."""
+
+    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup: float = Field(0.05, ge=0, lt=1, description="share of the training spent warming up")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+
+
+Precision = Literal["auto", "float32", "bfloat16"]
+PRECISION = Field(
+    "auto", description="of the network; auto: bfloat16 where the processor has it in hardware"
+)
+
+
+class TrainSettings(JobSettings):
+    """Train a U-Net from annotated images and write a model bundle.
+
+    DATA holds images/, labels/ (a 16-bit PNG or TIFF an image; 0 is background, each object has
+    its own id) and, where there are classes, semantic/ and classes.yaml. manifest.csv may name
+    the splits.
+    """
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m jobs.train")
+
+    data: str = Field(description="folder or URI of the annotated images")
+    output: str = Field(description="folder or URI where the model bundle is written")
+    epochs: int | None = Field(
+        None, ge=1, description="passes over the training images; 60 unless --max-minutes is given"
+    )
+    max_minutes: float | None = Field(
+        None, gt=0, description="time to train in; the learning rate is annealed to end there"
+    )
+    workers: int | None = Field(
+        None, ge=1, description="training processes; by default one a GPU, or one without GPUs"
+    )
+    method: MethodSettings = MethodSettings()
+    network: NetworkSettings = NetworkSettings()
+    normalize: NormalizeSettings = NormalizeSettings()
+    augment: AugmentSettings = AugmentSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    channels: int | None = Field(
+        None, ge=1, description="input channels; by default the most that any image has"
+    )
+    crop: int = Field(256, ge=16, description="side of the training crops, in pixels")
+    batch_size: int = Field(8, ge=1, description="crops a step, over all workers together")
+    min_steps: int = Field(
+        40, ge=1, description="an epoch has at least this many steps, however few images there are"
+    )
+    val_fraction: float = Field(
+        0.15, gt=0, lt=1, description="share held out when no manifest names the splits"
+    )
+    precision: Precision = PRECISION
+    seed: int = Field(0, ge=0)
+    checkpoints: str | None = Field(
+        None, description="folder or URI of the checkpoints; by default inside the output"
+    )
+
+    @model_validator(mode="after")
+    def _crop_fits_network(self) -> Self:
+        if self.crop % 2**self.network.depth:
+            step = 2**self.network.depth
+            raise ValueError(f"crop takes a multiple of {step} at depth {self.network.depth}")
+        return self
+
+
+class ReaderSettings(Section):
+    """What counts as a readable image."""
+
+    max_pixels: int = Field(
+        100_000_000, ge=1, description="images with more pixels (height x width) are rejected"
+    )
+    allow_misnamed: bool = Field(
+        False, description="decode a file by its content when its name says another format"
+    )
+
+
+class RegionSettings(Section):
+    """How the network walks over an image."""
+
+    size: int = Field(1024, ge=16, description="side of a region's core, in pixels")
+    halo: int | None = Field(
+        None, ge=0, description="pixels read around the core; by default the network's context"
+    )
+    batch_pixels: int = Field(
+        8 * 256 * 256, ge=1, description="pixels that go through the network at once"
+    )
+
+
+class PredictSettings(JobSettings):
+    """Predict a collection of images and write masks, objects and counts as Parquet.
+
+    Re-running the same command goes on where it stopped; images that are done are not repeated.
+    """
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m jobs.predict")
+
+    input: str = Field(
+        description="folder or URI of images, or a Parquet or CSV manifest with a uri column"
+    )
+    model: str = Field(description="folder or URI of the model bundle")
+    output: str = Field(description="folder or URI of the output dataset")
+    dry_run: bool = Field(False, description="print what would be done, and stop")
+    workers: int | None = Field(
+        None, ge=1, description="predicting processes; by default one a GPU, or one a core"
+    )
+    images_per_shard: int = Field(64, ge=1, description="most images that are committed together")
+    bytes_per_shard: int = Field(
+        64 << 20, ge=1, description="most bytes of files that are committed together"
+    )
+    memory_in_flight: int = Field(
+        512 << 20, ge=1 << 20, description="bytes of images and maps kept between the stages"
+    )
+    max_reject_share: float = Field(
+        0.1, ge=0, le=1, description="exit with 3 when more than this share of the run is rejected"
+    )
+    precision: Precision = PRECISION
+    foreground_threshold: float | None = Field(
+        None, gt=0, lt=1, description="instead of the bundle's"
+    )
+    seed_threshold: float | None = Field(None, gt=0, lt=1, description="instead of the bundle's")
+    min_area: int | None = Field(None, ge=1, description="instead of the bundle's")
+    regions: RegionSettings = RegionSettings()
+    reader: ReaderSettings = ReaderSettings()
+
+    def decoding(self, method: MethodSettings) -> MethodSettings:
+        """The bundle's method settings with this job's thresholds in their place."""
+        keys = ("foreground_threshold", "seed_threshold", "min_area")
+        chosen = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
+        return method.model_copy(update=chosen)
+
+    def results_fingerprint(self) -> str:
+        """Hash of the settings that change results; the others only change how fast they come."""
+        keys = {"precision", "foreground_threshold", "seed_threshold", "min_area", "regions"}
+        return fingerprint(self.model_dump(include=keys) | {"reader": self.reader.model_dump()})
+
+
+class EvaluateSettings(JobSettings):
+    """Compare an output dataset with annotated images."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m jobs.evaluate")
+
+    predictions: str = Field(description="folder or URI of the output dataset")
+    data: str = Field(description="folder or URI of the annotated images")
+    split: str | None = Field(None, description="only images of this split, such as val")
+    val_fraction: float = Field(
+        0.15, gt=0, lt=1, description="share held out when no manifest names the splits"
+    )
+    by: str | None = Field(
+        None, description="also a row for each value of this column of the data's manifest"
+    )
+    json_output: bool = Field(False, alias="json", description="print JSON instead of tables")
+
+
+class CountSettings(JobSettings):
+    """Count the objects and pixels of an output dataset."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m jobs.count")
+
+    dataset: CliPositionalArg[str] = Field(description="folder or URI of the output dataset")
+    by: Literal["class", "image", "partition"] = Field("class", description="a row for each")
+    limit: int = Field(50, ge=1, description="rows printed; all are counted")
+    json_output: bool = Field(False, alias="json", description="print JSON, every row")
+
+
+class OverlaySettings(JobSettings):
+    """Draw predicted objects over their images, in one picture."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m jobs.overlay")
+
+    dataset: CliPositionalArg[str] = Field(description="folder or URI of the output dataset")
+    picture: str = Field("overlay.png", description="PNG to write")
+    images: int = Field(9, ge=1, le=100, description="images to draw")
+    side: int = Field(320, ge=32, description="each is scaled to fit this many pixels")
+
+
+class DemoSettings(JobSettings):
+    """Make a small synthetic collection, train on it, predict, evaluate, count and draw."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m jobs.demo")
+
+    output: str = Field("demo", description="folder where everything is written")
+    max_minutes: float = Field(1.0, gt=0, description="time to train in")
+
+
+def fingerprint(value: object) -> str:
+    """A short content hash of anything JSON can say; equal values give equal hashes."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def parse_yaml(text: str, name: str) -> dict[str, Any]:
+    """The mapping that a YAML file holds. `name` is for the error's sake."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise SettingsError(f"{name} is not valid YAML{line}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise SettingsError(f"{name} takes settings as 'key: value' lines")
+    return {str(key): item for key, item in value.items()}
+
+
+def load(kind: type[S], flags: Sequence[str], values: Mapping[str, Any]) -> S:
+    """Settings from values (a YAML file's) and flags; flags win.
+
+    Raises:
+        SettingsError: one line that names the first wrong key and what it takes.
+        SystemExit: after printing the help, when the flags ask for it.
+    """
+    try:
+        source: CliSettingsSource[Any] = CliSettingsSource(kind, cli_parse_args=list(flags))
+        return kind(_cli_settings_source=source, **_underscored(values))
+    except CliError as error:
+        raise SettingsError(_flag_problem(kind, str(error))) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(_key_problem(kind, first)) from error
+
+
+def to_yaml(settings: BaseModel) -> str:
+    """Settings as run, in a form that `--config` takes."""
+    return yaml.safe_dump(settings.model_dump(mode="json", exclude={"config"}), sort_keys=False)
+
+
+def _underscored(values: Mapping[str, Any]) -> dict[str, Any]:
+    """YAML may spell keys as flags do: `max-minutes` is `max_minutes`."""
+    return {
+        key.replace("-", "_"): _underscored(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+    }
+
+
+def _flag_problem(kind: type[BaseModel], message: str) -> str:
+    message = message.removeprefix("error parsing CLI: ")
+    wrong, _, rest = message.partition("unrecognized arguments: ")
+    if wrong or not rest.startswith("--"):
+        return message
+    flag = rest.split()[0].split("=")[0]
+    known = ["--" + key.replace("_", "-") for key in _keys(kind)]
+    return f"unknown flag {flag}{_did_you_mean(flag, known)}"
+
+
+def _key_problem(kind: type[BaseModel], error: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown setting {key}{_did_you_mean(key, _keys(kind))}"
+    if error["type"] == "missing":
+        flag = "--" + key.replace("_", "-")
+        return f"setting {key} is missing: give {flag}, or {key}: in the settings file"
+    reason = error["msg"].removeprefix("Value error, ")
+    if not key:
+        return reason
+    return f"setting {key}: {reason[0].lower()}{reason[1:]}, not {error['input']!r}"
+
+
+def _did_you_mean(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+
+
+def _keys(kind: type[BaseModel], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for name, info in kind.model_fields.items():
+        key = prefix + (info.alias or name)
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += _keys(inner, key + ".")
+        else:
+            found.append(key)
+    return found
+
+
+# A bundle and a settings file may spell a choice; this is where the choices are told.
+METHOD_NAMES: tuple[str, ...] = get_args(MethodSettings.model_fields["name"].annotation)

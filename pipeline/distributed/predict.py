@@ -1,0 +1,230 @@
+"""Prediction as one streaming Ray Data graph: read → network → decode and commit.
+
+Each block is one whole shard, so reads, network and writes of different shards overlap, with
+back-pressure between them. The driver sees one small row a shard.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions, ExecutionResources
+
+from pipeline import storage
+from pipeline.config import PredictSettings, ReaderSettings
+from pipeline.distributed.blocks import ReadImage, images_of, maps_of, shard_of, to_table
+from pipeline.distributed.session import Resources
+from pipeline.errors import RejectError, StorageError
+from pipeline.images.collection import MISSING
+from pipeline.images.reader import decode_image
+from pipeline.records import Classes, PredictedImage, Reject, Shard, SourceImage
+
+_READ_THREADS = 8  # of one task: object stores answer slowly, but many at once
+_NO_PROGRESS_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What the driver learns of a committed shard."""
+
+    shard: str
+    images: int
+    objects: int
+    rejects: int
+    pixels: int
+    bytes_read: int
+    bytes_written: int
+
+
+@dataclass(frozen=True)
+class GraphSettings:
+    """What the stages need, beside the shard."""
+
+    dataset: str
+    run: str
+    model_uri: str
+    model: str
+    """Fingerprint of the bundle."""
+    classes: Classes
+    predict: PredictSettings
+
+
+def stream_shards(
+    shards: Sequence[Shard], settings: GraphSettings, resources: Resources
+) -> Iterator[ShardResult]:
+    """Compute and commit every shard; yields each when it is committed."""
+    plan = _placement(settings.predict, resources)
+    _set_context(settings.predict, plan)
+    items = [{"shard": s.id, "images": [asdict(image) for image in s.images]} for s in shards]
+    rows = (
+        ray.data.from_items(items, override_num_blocks=len(items))
+        .map_batches(
+            partial(read_shard, reader=settings.predict.reader),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=plan.task_cpus,
+        )
+        .map_batches(
+            PredictShard,
+            fn_constructor_args=(settings, plan.threads),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=plan.workers),
+            num_cpus=plan.actor_cpus,
+            num_gpus=plan.actor_gpus,
+        )
+        .map_batches(
+            partial(decode_and_commit, settings=settings),
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=plan.task_cpus,
+        )
+    )
+    for row in rows.iter_rows():
+        yield ShardResult(**row)
+
+
+def read_shard(batch: pa.Table, reader: ReaderSettings) -> pa.Table:
+    """Files → pixels. What can't be read is a reject, and its neighbours don't notice."""
+    (item,) = batch.to_pylist()
+    sources = [SourceImage(**image) for image in item["images"]]
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        images = list(pool.map(partial(_read_image, reader=reader), sources))
+    return to_table(item["shard"], images, [])
+
+
+class PredictShard:
+    """Pixels → the method's maps; loads the model once for its life."""
+
+    def __init__(self, settings: GraphSettings, threads: int) -> None:
+        # Heavy imports belong to the processes that need them.
+        import cv2
+        import torch
+
+        from pipeline.methods import build_method
+        from pipeline.models.bundle import load_bundle
+        from pipeline.predicting.engine import TorchEngine, pick_device, pick_dtype
+        from pipeline.predicting.predictor import Predictor
+
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(1)
+        bundle = load_bundle(settings.model_uri)
+        method = build_method(bundle.spec.method, bundle.spec.classes)
+        device = pick_device()
+        engine = TorchEngine(
+            bundle.network, method, device, pick_dtype(settings.predict.precision, device)
+        )
+        self.predictor = Predictor(
+            engine, bundle.spec.channels, bundle.spec.normalize, settings.predict.regions
+        )
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        images = images_of(block)
+        inputs, checked = [], []
+        for image in images:
+            try:
+                if image.pixels is not None:
+                    inputs.append(self.predictor.prepare(image.pixels))
+                checked.append(image)
+            except RejectError as error:
+                checked.append(_rejected(image.source, "predict", error))
+        found = iter(self.predictor.predict(inputs))
+        maps = [None if image.pixels is None else next(found) for image in checked]
+        return to_table(shard_of(block), checked, maps)
+
+
+def decode_and_commit(block: pa.Table, settings: GraphSettings) -> pa.Table:
+    """Maps → objects → rows; the shard is committed when this returns."""
+    import cv2
+
+    from pipeline.methods import build_method
+    from pipeline.models.bundle import load_spec
+    from pipeline.predicting.objects import measure_objects
+    from pipeline.tables.shard import Provenance, commit_shard
+
+    cv2.setNumThreads(1)
+    spec = load_spec(settings.model_uri)
+    method = build_method(settings.predict.decoding(spec.method), settings.classes)
+    images, rejects = [], []
+    for image, maps in zip(images_of(block), maps_of(block), strict=True):
+        if image.pixels is None:
+            rejects += [image.reject] if image.reject else []
+            continue
+        found = method.decode(maps)
+        measures = measure_objects(found.instances, image.pixels, len(found.class_ids))
+        height, width, channels = image.pixels.shape
+        images.append(PredictedImage(image.source, (height, width, channels), found, measures))
+    shard = shard_of(block)
+    written = commit_shard(
+        settings.dataset,
+        images,
+        rejects,
+        settings.classes,
+        Provenance(shard, settings.run, settings.model),
+    )
+    result = ShardResult(
+        shard=shard,
+        images=len(images),
+        objects=sum(len(image.segmentation.class_ids) for image in images),
+        rejects=len(rejects),
+        pixels=sum(image.shape[0] * image.shape[1] for image in images),
+        bytes_read=sum(max(size, 0) for size in block["size"].to_pylist()),
+        bytes_written=written,
+    )
+    return pa.Table.from_pylist([asdict(result)])
+
+
+def _read_image(source: SourceImage, reader: ReaderSettings) -> ReadImage:
+    try:
+        if source.version == MISSING:
+            raise RejectError("not_found", "does not exist")
+        data = storage.read_bytes(source.uri)
+        if source.size >= 0 and len(data) != source.size:
+            raise RejectError("incomplete", f"{len(data)} of {source.size} bytes could be read")
+        return ReadImage(source, decode_image(data, source.uri, reader), None)
+    except RejectError as error:
+        return _rejected(source, "read", error)
+    except StorageError as error:
+        return _rejected(source, "read", RejectError("unreadable", str(error)))
+
+
+def _rejected(source: SourceImage, stage: str, error: RejectError) -> ReadImage:
+    return ReadImage(source, None, Reject(source, stage, error.code, error.message))
+
+
+@dataclass(frozen=True)
+class _Placement:
+    """How the stages share the cluster."""
+
+    workers: int
+    threads: int
+    actor_cpus: float
+    actor_gpus: float
+    task_cpus: float
+
+
+def _placement(settings: PredictSettings, resources: Resources) -> _Placement:
+    if resources.gpus:
+        workers = settings.workers or resources.gpus
+        return _Placement(workers, 1, 1, 1, 1)
+    # The network is nearly all of the work. Reading and committing share the cores with it, so
+    # half of the CPUs that Ray counts go to each; a predicting process computes on whole cores.
+    workers = settings.workers or max(1, int(resources.cpus))
+    threads = max(1, int(resources.cpus) // workers)
+    return _Placement(workers, threads, min(1, resources.cpus / 2 / workers), 0, 0.5)
+
+
+def _set_context(settings: PredictSettings, plan: _Placement) -> None:
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.target_max_block_size = None  # type: ignore[assignment]  # blocks stay whole shards
+    context.max_errored_blocks = 0  # any other value drops rows without a word
+    context.max_consecutive_actor_init_deaths = 3
+    context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS  # ends a run that hangs
+    context.execution_options = ExecutionOptions(
+        resource_limits=ExecutionResources(object_store_memory=settings.memory_in_flight),
+        preserve_order=False,
+    )

@@ -1,0 +1,119 @@
+"""Joining a Ray cluster, or starting one on this machine.
+
+A cluster is joined when RAY_ADDRESS names one, or when the process runs inside a Ray job.
+Otherwise Ray starts here, listening on loopback only, and ends with the process.
+"""
+
+import contextlib
+import logging
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ray
+
+from pipeline.errors import SettingsError, TesseraError
+
+_STORE_BYTES = 2 << 30  # of the object store on this machine; what is in flight is a part of it
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the cluster has, in all."""
+
+    nodes: int
+    """That have a CPU to compute on."""
+    cpus: float
+    gpus: int
+    largest_node_cpus: float
+
+
+@contextlib.contextmanager
+def ray_session(store_bytes: int = _STORE_BYTES) -> Iterator[Resources]:
+    """Ray for the time of a `with`; an existing connection is used and left as it is."""
+    if ray.is_initialized():
+        yield _resources()
+        return
+    _quieten()
+    local = "RAY_ADDRESS" not in os.environ
+    try:
+        if local:
+            ray.init(
+                include_dashboard=False,
+                object_store_memory=store_bytes,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
+        else:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        where = "on this machine" if local else f"at {os.environ['RAY_ADDRESS']}"
+        reason = " ".join(str(error).split())[:200]
+        raise TesseraError(f"Ray did not start {where}: {reason}") from error
+    try:
+        yield _resources()
+    finally:
+        ray.shutdown()
+
+
+def user_error(error: BaseException) -> TesseraError | None:
+    """The error of ours that a Ray error carries from another process, if any."""
+    seen: set[int] = set()
+    waiting: list[BaseException] = [error]
+    while waiting:
+        current = waiting.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        if isinstance(current, TesseraError) and not isinstance(current, ray.exceptions.RayError):
+            return current
+        linked = [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        linked += list(getattr(current, "worker_failures", {}).values())
+        waiting += [item for item in linked if isinstance(item, BaseException)]
+    return None
+
+
+@contextlib.contextmanager
+def unwrapped_errors() -> Iterator[None]:
+    """Raise our own error where Ray wraps it in its own."""
+    try:
+        yield
+    except Exception as error:
+        found = user_error(error)
+        if found is None or found is error:
+            raise
+        raise found from None
+
+
+def check_fits(workers: int, resources: Resources) -> None:
+    """Refuse more workers than the cluster can hold, instead of waiting for ever.
+
+    Raises:
+        SettingsError: names the setting and the most that it takes here.
+    """
+    most = resources.gpus or max(1, math.floor(resources.cpus * 4))
+    if workers > most:
+        device = f"{resources.gpus} GPUs" if resources.gpus else f"{resources.cpus:g} CPUs"
+        raise SettingsError(f"setting workers: at most {most} fit on {device}, not {workers}")
+
+
+def _resources() -> Resources:
+    total = ray.cluster_resources()
+    cpus = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    return Resources(
+        nodes=max(1, sum(count > 0 for count in cpus)),
+        cpus=total.get("CPU", 1.0),
+        gpus=int(total.get("GPU", 0)),
+        largest_node_cpus=max(cpus, default=1.0),
+    )
+
+
+def _quieten() -> None:
+    """Ray's own progress and notices are for those who develop on Ray; the jobs print theirs."""
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,84 @@
+"""File values → the network's input. The range is measured once for the whole image.
+
+So regions of one image agree with each other. Legend: H height, W width, C channels.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import NormalizeSettings
+from pipeline.errors import RejectError
+from pipeline.records import Pixels
+
+_GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601
+_SAMPLE = 4_000_000  # values of a float channel that its percentiles are taken from
+
+
+@dataclass(frozen=True)
+class IntensityRange:
+    """The values that become 0 and 1, a channel: (C,) each."""
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+
+
+def measure_range(pixels: Pixels, settings: NormalizeSettings) -> IntensityRange:
+    """What `settings` says becomes 0 and 1 in this (H, W, C) image."""
+    channels = pixels.shape[-1]
+    if settings.kind == "none":
+        bounds = np.tile(np.array([0, 1], np.float32), (channels, 1))
+    elif settings.kind == "range":
+        top = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1.0
+        bounds = np.tile(np.array([0, top], np.float32), (channels, 1))
+    else:
+        separate = channels != 3 if settings.per_channel is None else settings.per_channel
+        planes = [pixels[..., c] for c in range(channels)] if separate else [pixels]
+        found = [_percentiles(plane, (settings.low, settings.high)) for plane in planes]
+        bounds = np.array(found * (1 if separate else channels), np.float32)
+    return IntensityRange(bounds[:, 0], bounds[:, 1])
+
+
+def normalize(pixels: Pixels, bounds: IntensityRange) -> NDArray[np.float32]:
+    """(H, W, C) → float32 with `bounds.low` at 0 and `bounds.high` at 1, clipped to -1..3.
+
+    A channel without contrast becomes 0, as do values that are not finite.
+    """
+    span = bounds.high - bounds.low
+    scale = np.where(span > 0, 1 / np.where(span > 0, span, 1), 0).astype(np.float32)
+    values = (pixels.astype(np.float32) - bounds.low) * scale
+    if pixels.dtype.kind == "f":
+        values = np.nan_to_num(values, nan=0.0, posinf=3.0, neginf=-1.0)
+    return np.clip(values, -1, 3)
+
+
+def match_channels(pixels: Pixels, channels: int) -> Pixels:
+    """Fit (H, W, C) to what the network takes: gray is repeated, colour becomes gray.
+
+    Raises:
+        RejectError: for any other difference.
+    """
+    found = pixels.shape[-1]
+    if found == channels:
+        return pixels
+    if found == 1:
+        return np.repeat(pixels, channels, axis=-1)
+    if found == 3 and channels == 1:
+        gray = pixels.astype(np.float32) @ _GRAY
+        return np.rint(gray).astype(pixels.dtype)[..., None] if pixels.dtype.kind != "f" else (
+            gray[..., None]
+        )
+    raise RejectError("channels", f"has {found} channels where the model takes {channels}")
+
+
+def _percentiles(values: Pixels, percents: tuple[float, float]) -> list[float]:
+    """Exact from a histogram for 8 and 16 bit; from an even sample of float and wider values."""
+    if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
+        cumulative = np.cumsum(np.bincount(values.ravel()))
+        ranks = [p / 100 * (values.size - 1) + 1 for p in percents]
+        return [float(np.searchsorted(cumulative, rank)) for rank in ranks]
+    flat = values.ravel()
+    flat = flat[:: max(1, flat.size // _SAMPLE)].astype(np.float64)
+    flat = flat[np.isfinite(flat)]
+    return [float(p) for p in np.percentile(flat, percents)] if flat.size else [0.0, 0.0]

@@ -1,0 +1,120 @@
+"""The contract of a method, and the pieces that methods share.
+
+A method turns U-Net outputs into classes and objects. It owns its heads, its training targets,
+its loss and its decoding, in one file, so that training and prediction cannot drift apart.
+
+Legend: B batch, H height, W width, K classes. A *map* is what a method keeps of the network's
+outputs: a few 8-bit values a pixel, each computed from that pixel's outputs alone. So maps can be
+computed on the device, cut and joined at region borders, and sent to whoever decodes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.config import MethodSettings
+from pipeline.records import VOID, Classes, Label, Segmentation, SemanticMap
+
+Maps = Mapping[str, NDArray[np.uint8]]
+"""name → (H, W)."""
+
+
+class Method(ABC):
+    """One way to turn U-Net outputs into classes and objects."""
+
+    name: str
+
+    def __init__(self, settings: MethodSettings, classes: Classes) -> None:
+        self.settings = settings
+        self.classes = classes
+
+    @property
+    @abstractmethod
+    def heads(self) -> dict[str, int]:
+        """Head → number of output channels."""
+
+    @abstractmethod
+    def targets(self, label: Label) -> dict[str, NDArray[np.generic]]:
+        """What the heads should say for a label: name → (H, W)."""
+
+    @abstractmethod
+    def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
+        """Scalar loss of logits (B, K, H, W) a head against stacked targets (B, H, W)."""
+
+    @abstractmethod
+    def maps(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits (B, K, H, W) a head → uint8 maps (B, H, W)."""
+
+    @abstractmethod
+    def decode(self, maps: Maps) -> Segmentation:
+        """The maps of one whole image → its classes and objects."""
+
+
+def to_byte(probability: Tensor) -> Tensor:
+    """Probability 0 to 1 → uint8 0 to 255."""
+    return (probability * 255).round_().to(torch.uint8)
+
+
+def cross_entropy_dice(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """Cross-entropy plus soft Dice, both without the void pixels.
+
+    Dice as in Milletari et al. 2016 (arXiv:1606.04797), a class at a time over the batch, averaged
+    over the classes that the batch's labels hold.
+
+    Args:
+        logits: (B, K, H, W).
+        target: (B, H, W) class ids, VOID where nobody labelled.
+        weights: (K,) of the classes, or None for equal.
+    """
+    logits, target = logits.float(), target.long()
+    valid = target != VOID
+    if not valid.any():
+        return logits.sum() * 0  # keeps the graph, so that every worker has the same gradients
+    entropy = F.cross_entropy(logits, target, weight=weights, ignore_index=VOID)
+    kept = target.masked_fill(~valid, 0)
+    truth = F.one_hot(kept, logits.shape[1]).movedim(-1, 1) * valid.unsqueeze(1)
+    guess = logits.softmax(1) * valid.unsqueeze(1)
+    axes = (0, 2, 3)
+    overlap, total = (guess * truth).sum(axes), (guess + truth).sum(axes)
+    present = truth.sum(axes) > 0
+    return entropy + 1 - (2 * overlap / total.clamp_min(1e-6))[present].mean()
+
+
+def class_lookup(classes: Classes) -> NDArray[np.uint8]:
+    """(256,) class id → output channel; ids that are no class become VOID."""
+    table = np.full(256, VOID, np.uint8)
+    table[[spec.id for spec in classes]] = np.arange(len(classes))
+    return table
+
+
+def connected_components(mask: NDArray[np.bool_], connectivity: int) -> NDArray[np.int32]:
+    """(H, W) → component numbers from 1, in the order of their first pixel."""
+    return cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity)[1]
+
+
+def drop_small(labels: NDArray[np.int32], min_area: int) -> NDArray[np.int32]:
+    """Remove labels of fewer pixels and number the rest from 1 without gaps."""
+    areas = np.bincount(labels.ravel())
+    keep = areas >= min_area
+    keep[0] = False
+    numbers = np.zeros(len(areas), np.int32)
+    numbers[keep] = np.arange(1, keep.sum() + 1)
+    return numbers[labels]
+
+
+def clear_unclaimed(
+    semantic: SemanticMap, claimed: NDArray[np.bool_], classes: Classes
+) -> SemanticMap:
+    """Pixels of thing classes that no object claims become background, where there is one."""
+    background = next((spec.id for spec in classes if spec.kind == "background"), None)
+    if background is None:
+        return semantic
+    is_thing = np.zeros(256, bool)
+    is_thing[[spec.id for spec in classes if spec.kind == "thing"]] = True
+    return np.where(is_thing[semantic] & ~claimed, np.uint8(background), semantic)

@@ -1,0 +1,130 @@
+"""How good predictions are: small pure functions over arrays.
+
+Legend: H height, W width, N true objects, M predicted objects, T thresholds, K classes.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
+
+from pipeline.records import VOID, InstanceMap, SemanticMap
+
+AP_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Objects of one image (or a sum over images) matched one to one, at T thresholds of IoU."""
+
+    tp: NDArray[np.int64]
+    fp: NDArray[np.int64]
+    fn: NDArray[np.int64]
+    iou_sum: NDArray[np.float64]
+    """(T,) sum of the IoU of matched pairs."""
+
+    def __add__(self, other: "Matches") -> "Matches":
+        return Matches(
+            self.tp + other.tp,
+            self.fp + other.fp,
+            self.fn + other.fn,
+            self.iou_sum + other.iou_sum,
+        )
+
+    @property
+    def ap(self) -> NDArray[np.float64]:
+        """(T,) TP / (TP + FP + FN), as the 2018 Data Science Bowl and stardist's `matching` do.
+
+        1 where there is neither a true nor a predicted object.
+        """
+        total = self.tp + self.fp + self.fn
+        return np.where(total > 0, self.tp / np.maximum(total, 1), 1.0)
+
+    @property
+    def pq(self) -> NDArray[np.float64]:
+        """(T,) panoptic quality (Kirillov et al. 2019, arXiv:1801.00868); the paper's is at 0.5."""
+        total = self.tp + (self.fp + self.fn) / 2
+        return np.where(total > 0, self.iou_sum / np.maximum(total, 0.5), 1.0)
+
+
+def iou_matrix(truth: InstanceMap, predicted: InstanceMap) -> csr_array:
+    """Sparse (N + 1, M + 1) IoU of every pair of ids that share pixels; row and column 0 empty."""
+    shape = (int(truth.max(initial=0)) + 1, int(predicted.max(initial=0)) + 1)
+    keys = truth.ravel().astype(np.int64) * shape[1] + predicted.ravel()
+    pairs, overlap = np.unique(keys, return_counts=True)
+    i, j = np.divmod(pairs, shape[1])
+    area_i = np.bincount(i, overlap, shape[0])
+    area_j = np.bincount(j, overlap, shape[1])
+    both = (i > 0) & (j > 0)
+    i, j, overlap = i[both], j[both], overlap[both]
+    iou = overlap / (area_i[i] + area_j[j] - overlap)
+    return coo_array((iou, (i, j)), shape).tocsr()
+
+
+def match_objects(
+    truth: InstanceMap,
+    predicted: InstanceMap,
+    thresholds: Sequence[float] = AP_THRESHOLDS,
+) -> Matches:
+    """Match objects of two (H, W) maps so that as many pairs as possible reach each threshold."""
+    iou = iou_matrix(truth, predicted)
+    n_true = int((np.bincount(truth.ravel())[1:] > 0).sum())
+    n_predicted = int((np.bincount(predicted.ravel())[1:] > 0).sum())
+    tp, sums = [], []
+    for threshold in thresholds:
+        reach = iou.copy()
+        reach.data = np.where(reach.data >= threshold, reach.data, 0)
+        reach.eliminate_zeros()
+        partner = maximum_bipartite_matching(reach, perm_type="column")
+        matched = np.flatnonzero(partner >= 0)
+        tp.append(len(matched))
+        sums.append(float(np.sum(reach[matched, partner[matched]])) if len(matched) else 0.0)
+    hits = np.array(tp, np.int64)
+    return Matches(hits, n_predicted - hits, n_true - hits, np.array(sums))
+
+
+def sum_matches(matches: Iterable[Matches], thresholds: int = len(AP_THRESHOLDS)) -> Matches:
+    """Pool the matches of many images."""
+    zero = np.zeros(thresholds, np.int64)
+    total = Matches(zero, zero, zero, zero.astype(float))
+    for one in matches:
+        total = total + one
+    return total
+
+
+def confusion(truth: SemanticMap, predicted: SemanticMap) -> NDArray[np.int64]:
+    """(256, 256) pixels of each true (row) and predicted (column) class, without void ones."""
+    labelled = truth != VOID
+    keys = truth[labelled].astype(np.int64) * 256 + predicted[labelled]
+    return np.bincount(keys, minlength=256 * 256).reshape(256, 256)
+
+
+def dice_iou(matrix: NDArray[np.int64], class_id: int) -> tuple[float, float]:
+    """Dice and IoU of one class from a confusion matrix; NaN where it never occurs."""
+    hit = int(matrix[class_id, class_id])
+    union = int(matrix[class_id].sum() + matrix[:, class_id].sum()) - hit
+    if union == 0:
+        return float("nan"), float("nan")
+    return 2 * hit / (union + hit), hit / union
+
+
+@dataclass(frozen=True)
+class CountError:
+    """How far predicted counts are from true ones, relative to the number of true objects."""
+
+    absolute: float
+    """Sum of |predicted - true| over images, divided by the number of true objects."""
+    bias: float
+    """Sum of (predicted - true), divided likewise: above 0 for too many."""
+
+
+def count_error(true: Sequence[int], predicted: Sequence[int]) -> CountError:
+    """Errors of the counts of the same images; NaN where there is no true object."""
+    difference = np.asarray(predicted, np.int64) - np.asarray(true, np.int64)
+    total = int(np.sum(true))
+    if total == 0:
+        return CountError(float("nan"), float("nan"))
+    return CountError(float(np.abs(difference).sum() / total), float(difference.sum() / total))

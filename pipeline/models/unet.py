@@ -1,0 +1,75 @@
+"""U-Net (Ronneberger et al. 2015, arXiv:1505.04597): encoder, decoder, skip connections, heads.
+
+Legend: B batch, C channels, H W any size from 1, K channels of a head.
+"""
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.config import NetworkSettings
+from pipeline.models.blocks import ConvBlock, UpBlock
+
+
+class UNet(nn.Module):
+    """A fully convolutional U-Net with one 1x1 convolution a head.
+
+    Args:
+        settings: depth, width and normalisation layer.
+        channels: C of the input.
+        heads: name → K of each output.
+    """
+
+    def __init__(self, settings: NetworkSettings, channels: int, heads: Mapping[str, int]) -> None:
+        super().__init__()
+        self.stride = 2**settings.depth
+        self.context = network_context(settings.depth)
+        widths = [
+            min(settings.width * 2**i, max(settings.width, settings.max_width))
+            for i in range(settings.depth + 1)
+        ]
+        self.encoder = nn.ModuleList(
+            ConvBlock(inputs, outputs, settings.norm)
+            for inputs, outputs in zip([channels, *widths[:-1]], widths, strict=True)
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.decoder = nn.ModuleList(
+            UpBlock(widths[i + 1], widths[i], widths[i], settings.norm)
+            for i in reversed(range(settings.depth))
+        )
+        self.heads = nn.ModuleDict(
+            {name: nn.Conv2d(widths[0], outputs, 1) for name, outputs in heads.items()}
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, C, H, W) → head → (B, K, H, W) logits, of the input's H and W."""
+        height, width = x.shape[-2:]
+        x = _pad_to_multiple(x, self.stride)
+        skips: list[Tensor] = []
+        for level, block in enumerate(self.encoder):
+            x = block(x if level == 0 else self.pool(x))
+            skips.append(x)
+        skips.pop()
+        for block in self.decoder:
+            x = block(x, skips.pop())
+        return {name: head(x)[..., :height, :width] for name, head in self.heads.items()}
+
+
+def network_context(depth: int) -> int:
+    """How far, in pixels, an input pixel can reach in the output.
+
+    At level l (pixels of 2^l) two 3x3 convolutions reach 2 pixels going down and 2 going up, one
+    level at the bottom only 2 in all; pooling and its inverse add the rest of one coarse pixel.
+    """
+    convolutions = sum(4 * 2**level for level in range(depth)) + 2 * 2**depth
+    return convolutions + 2**depth - 1
+
+
+def _pad_to_multiple(x: Tensor, stride: int) -> Tensor:
+    height, width = x.shape[-2:]
+    bottom, right = -height % stride, -width % stride
+    if bottom == 0 and right == 0:
+        return x
+    # The border's own value: zeros would look like an edge, and reflection needs 2 pixels.
+    return F.pad(x, (0, right, 0, bottom), mode="replicate")

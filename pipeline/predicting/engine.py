@@ -1,0 +1,73 @@
+"""What runs the network: PyTorch on CUDA or the CPU.
+
+Legend: B batch, H height, W width, C channels.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from pipeline.config import Precision
+from pipeline.methods.base import Maps, Method
+from pipeline.models.unet import UNet
+
+
+def pick_device() -> torch.device:
+    """The process's GPU where it has one, otherwise the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The type that the network's convolutions compute in."""
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    # Without the instructions bfloat16 is emulated, and slower than float32.
+    fast = torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return torch.bfloat16 if fast else torch.float32
+
+
+class TorchEngine:
+    """Runs a network in evaluation mode and keeps the method's maps of its outputs.
+
+    The weights are copied: the network that was given stays as it is.
+    """
+
+    def __init__(
+        self, network: UNet, method: Method, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.method = method
+        self.device = device
+        self.dtype = dtype
+        self.stride = network.stride
+        self.context = network.context
+        fused = fuse_batch_norms(copy.deepcopy(network).eval())
+        self.network = fused.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.uint8]]:
+        """(B, H, W, C) normalised → map → (B, H, W)."""
+        batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last in memory
+        outputs: Mapping[str, torch.Tensor] = self.network(batch.to(self.device, self.dtype))
+        return {name: plane.cpu().numpy() for name, plane in self.method.maps(outputs).items()}
+
+
+def fuse_batch_norms(module: nn.Module) -> nn.Module:
+    """Fold every batch normalisation into the convolution before it; in place."""
+    children = list(module.named_children())
+    for (name, child), (following, norm) in zip(children, children[1:], strict=False):
+        if isinstance(child, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            setattr(module, name, fuse_conv_bn_eval(child, norm))
+            setattr(module, following, nn.Identity())
+    for _, child in module.named_children():
+        fuse_batch_norms(child)
+    return module
+
+
+__all__ = ["Maps", "TorchEngine", "pick_device", "pick_dtype"]

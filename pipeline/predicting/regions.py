@@ -1,0 +1,46 @@
+"""Cutting an image into regions: cores that tile it exactly, each inside a larger read box.
+
+Starts of read boxes are multiples of the network's stride, so that pooling falls on the same
+pixels as in the whole image; with a halo of the network's context a core's outputs are those of
+the whole image.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.records import Box
+
+
+@dataclass(frozen=True)
+class Region:
+    """A window that is predicted at once."""
+
+    core: Box
+    """What it answers for."""
+    read: Box
+    """What it looks at: the core and its halo, inside the image."""
+
+
+def cut_regions(height: int, width: int, *, size: int, halo: int, stride: int) -> Iterator[Region]:
+    """Regions of an image, row by row. An image that fits in one core is one region.
+
+    Args:
+        size: side of a core in pixels; rounded up to a multiple of `stride`.
+        halo: least pixels read around a core; rounded up likewise.
+        stride: the network's.
+    """
+    size, halo = _round_up(size, stride), _round_up(halo, stride)
+    for y0 in range(0, height, size):
+        for x0 in range(0, width, size):
+            core = Box(y0, x0, min(y0 + size, height), min(x0 + size, width))
+            read = Box(
+                max(core.y0 - halo, 0),
+                max(core.x0 - halo, 0),
+                min(core.y1 + halo, height),
+                min(core.x1 + halo, width),
+            )
+            yield Region(core, read)
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step

@@ -1,0 +1,174 @@
+"""One shard: its rows, and the commit that makes them count.
+
+File names are made of table and shard alone and each table is written whole, so whoever computes a
+shard again writes the same files again. The images file is written last: it is the commit.
+"""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.records import Classes, PredictedImage, Reject, reported
+from pipeline.tables.masks import encode_tiles
+from pipeline.tables.schema import COUNTS, IMAGES, MASKS, OBJECTS, REJECTS, SCHEMAS
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What every row carries of where it comes from."""
+
+    shard: str
+    run: str
+    model: str
+    """Fingerprint of the model bundle."""
+
+
+def commit_shard(
+    dataset: str,
+    images: Sequence[PredictedImage],
+    rejects: Sequence[Reject],
+    classes: Classes,
+    provenance: Provenance,
+) -> int:
+    """Write all tables of a shard, images last. Returns the bytes written."""
+    tables = {
+        "objects": objects_table(images, classes, provenance),
+        "counts": _table(_count_rows(images, classes), COUNTS, provenance),
+        "masks": _table(_mask_rows(images), MASKS, provenance),
+        "rejects": _table(_reject_rows(rejects), REJECTS, provenance),
+        "images": _table(_image_rows(images, provenance), IMAGES, provenance),
+    }
+    written = 0
+    for name in SCHEMAS:
+        data = to_parquet(tables[name])
+        storage.write_bytes(shard_file(dataset, name, provenance.shard), data)
+        written += len(data)
+    return written
+
+
+def discard_shard(dataset: str, shard: str) -> None:
+    """Remove what a shard that will never be committed has written."""
+    for name in SCHEMAS:
+        storage.remove(shard_file(dataset, name, shard))
+
+
+def shard_file(dataset: str, table: str, shard: str) -> str:
+    """Where a shard's part of a table lies."""
+    return storage.join(dataset, table, f"{shard}.parquet")
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """A table as the bytes of a Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def objects_table(
+    images: Sequence[PredictedImage], classes: Classes, provenance: Provenance
+) -> pa.Table:
+    """A row an object; built by columns, since there are many."""
+    names = {spec.id: spec.name for spec in classes}
+    parts = [_object_columns(image, names, provenance.shard) for image in images]
+    return pa.concat_tables([OBJECTS.empty_table(), *parts]).combine_chunks()
+
+
+def _object_columns(image: PredictedImage, names: dict[int, str], shard: str) -> pa.Table:
+    measures, found = image.measures, image.segmentation
+    n = len(found.class_ids)
+    columns = {
+        "image_id": [image.source.image_id] * n,
+        "object_id": np.arange(1, n + 1),
+        "class_id": found.class_ids.astype(np.int32),
+        "class_name": [names[int(class_id)] for class_id in found.class_ids],
+        "score": found.scores,
+        **{key: measures.boxes[:, i] for i, key in enumerate(("y0", "x0", "y1", "x1"))},
+        "centroid_y": measures.centroids[:, 0],
+        "centroid_x": measures.centroids[:, 1],
+        "area": measures.areas,
+        "major_axis": measures.major_axes,
+        "minor_axis": measures.minor_axes,
+        "eccentricity": measures.eccentricities,
+        "intensity_mean": list(measures.intensity_means),
+        "intensity_std": list(measures.intensity_stds),
+        "truncated": measures.truncated,
+        "rle": measures.rles,
+        "shard": [shard] * n,
+    }
+    return pa.table([pa.array(columns[f.name], f.type) for f in OBJECTS], OBJECTS)
+
+
+def _count_rows(images: Iterable[PredictedImage], classes: Classes) -> Rows:
+    rows: Rows = []
+    for image in images:
+        found = image.segmentation
+        pixels = np.bincount(found.semantic.ravel(), minlength=256)
+        objects = np.bincount(found.class_ids, minlength=256)
+        areas = np.bincount(found.class_ids, image.measures.areas, minlength=256)
+        for spec in reported(classes):
+            counted = spec.kind == "thing"
+            rows.append(
+                {
+                    "image_id": image.source.image_id,
+                    "uri": image.source.uri,
+                    "class_id": spec.id,
+                    "class_name": spec.name,
+                    "n_objects": int(objects[spec.id]) if counted else None,
+                    "object_area": int(areas[spec.id]) if counted else None,
+                    "pixels": int(pixels[spec.id]),
+                }
+            )
+    return rows
+
+
+def _mask_rows(images: Iterable[PredictedImage]) -> Rows:
+    return [
+        {"image_id": image.source.image_id, **tile}
+        for image in images
+        for tile in encode_tiles(image.segmentation)
+    ]
+
+
+def _reject_rows(rejects: Iterable[Reject]) -> Rows:
+    return [
+        {
+            "uri": reject.source.uri,
+            "version": reject.source.version,
+            "stage": reject.stage,
+            "code": reject.code,
+            "message": reject.message,
+        }
+        for reject in rejects
+    ]
+
+
+def _image_rows(images: Iterable[PredictedImage], provenance: Provenance) -> Rows:
+    now = datetime.now(UTC)
+    return [
+        {
+            "image_id": image.source.image_id,
+            "uri": image.source.uri,
+            "version": image.source.version,
+            "height": image.shape[0],
+            "width": image.shape[1],
+            "channels": image.shape[2],
+            "n_objects": len(image.segmentation.class_ids),
+            "model": provenance.model,
+            "predicted_at": now,
+        }
+        for image in images
+    ]
+
+
+def _table(rows: Rows, schema: pa.Schema, provenance: Provenance) -> pa.Table:
+    common = {"shard": provenance.shard, "run": provenance.run}
+    return pa.Table.from_pylist([common | row for row in rows], schema)
