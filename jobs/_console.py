@@ -50,9 +50,7 @@ class _Lines:
             console.print(f"{self.title} {share:4.0%}  {text}", highlight=False)
 
 
-def print_table(
-    header: list[str], rows: list[list[object]], title: str | None = None
-) -> None:
+def print_table(header: list[str], rows: list[list[object]], title: str | None = None) -> None:
     """Rows under a header; numbers to the right. Wide cells are folded, never cut."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for i, name in enumerate(header):

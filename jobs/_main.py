@@ -17,9 +17,7 @@ S = TypeVar("S", bound=JobSettings)
 DONE, FAILED, WRONG_USAGE, TOO_MANY_REJECTS = 0, 1, 2, 3
 
 
-def run_job(
-    kind: type[S], work: Callable[[S], int], flags: Sequence[str] | None = None
-) -> int:
+def run_job(kind: type[S], work: Callable[[S], int], flags: Sequence[str] | None = None) -> int:
     """Settings from flags (by default the command line's) → work → exit code."""
     try:
         return work(read_settings(kind, sys.argv[1:] if flags is None else flags))

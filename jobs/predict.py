@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # Ray and PyTorch are imported when there is work for them
 
 def work(settings: PredictSettings) -> int:
     """Plan, run, and print what came of it."""
-    from pipeline.distributed.backfill import Backfill, Progress, Work
+    from pipeline.distributed.backfill import Backfill, Progress
 
     job = Backfill(settings)
     planned = job.plan()

@@ -12,20 +12,21 @@ def work(settings: TrainSettings) -> int:
     from pipeline.distributed.train import Report, train_bundle
     from pipeline.training.loop import StepReport
 
-    state = {"share": 0.0, "best": "", "text": "reading images"}
+    share, text, score = 0.0, "reading images", ""
     with live("training") as show:
-        show(0.0, state["text"])
+        show(share, text)
 
         def on_report(report: Report) -> None:
+            nonlocal share, text, score
             if isinstance(report, StepReport):
-                state["share"] = report.progress
-                state["text"] = (
+                share = report.progress
+                text = (
                     f"epoch {report.epoch}  loss {report.loss:.3f}  "
                     f"{report.pixels_per_second / 1e6:.2f} Mpx/s"
                 )
             else:
-                state["best"] = f"  val {report.score:.3f}"
-            show(state["share"], state["text"] + state["best"])
+                score = f"  val {report.score:.3f}"
+            show(share, text + score)
 
         result = train_bundle(settings, on_report)
     metrics = [[name, value] for name, value in result.spec.metrics.items()]

@@ -25,7 +25,6 @@ from pydantic_settings import SettingsError as CliError
 
 from pipeline.errors import SettingsError
 
-
 S = TypeVar("S", bound="JobSettings")
 
 
@@ -137,9 +136,7 @@ class OptimizerSettings(Section):
 
 
 Precision = Literal["auto", "float32", "bfloat16"]
-PRECISION = Field(
-    "auto", description="of the network; auto: bfloat16 where the processor has it in hardware"
-)
+_PRECISION = "of the network; auto: bfloat16 where the processor has it in hardware"
 
 
 class TrainSettings(JobSettings):
@@ -179,7 +176,7 @@ class TrainSettings(JobSettings):
     val_fraction: float = Field(
         0.15, gt=0, lt=1, description="share held out when no manifest names the splits"
     )
-    precision: Precision = PRECISION
+    precision: Precision = Field("auto", description=_PRECISION)
     seed: int = Field(0, ge=0)
     checkpoints: str | None = Field(
         None, description="folder or URI of the checkpoints; by default inside the output"
@@ -243,7 +240,7 @@ class PredictSettings(JobSettings):
     max_reject_share: float = Field(
         0.1, ge=0, le=1, description="exit with 3 when more than this share of the run is rejected"
     )
-    precision: Precision = PRECISION
+    precision: Precision = Field("auto", description=_PRECISION)
     foreground_threshold: float | None = Field(
         None, gt=0, lt=1, description="instead of the bundle's"
     )

@@ -159,8 +159,10 @@ def _compare(
 ) -> _Compared:
     truth = read_label(image, data.classes, data.void)
     if truth.semantic.shape != (height, width):
-        raise DataError(f"{image.name}: the label is {truth.semantic.shape[0]} x "
-                        f"{truth.semantic.shape[1]}, the predicted image {height} x {width}")
+        raise DataError(
+            f"{image.name}: the label is {truth.semantic.shape[0]} x "
+            f"{truth.semantic.shape[1]}, the predicted image {height} x {width}"
+        )
     columns = ["y0", "x0", "y1", "x1", "semantic", "instances", "object_ids"]
     tiles = dataset.read("masks", columns, pc.field("image_id") == image_id).to_pylist()
     semantic, instances = decode_tiles(tiles, height, width)

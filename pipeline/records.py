@@ -4,7 +4,7 @@ Shapes: H height, W width, C channels, N objects. Boxes are y0 x0 y1 x1, half-op
 pixels. Nothing here reads, computes or knows a library other than NumPy and pydantic.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -21,6 +21,9 @@ SemanticMap = NDArray[np.uint8]
 """(H, W), a class id a pixel, or VOID."""
 InstanceMap = NDArray[np.int32]
 """(H, W), 0 for no object, otherwise the object's id, from 1."""
+
+Maps = Mapping[str, NDArray[np.uint8]]
+"""What a method keeps of the network's outputs: name → (H, W)."""
 
 
 class Box(NamedTuple):

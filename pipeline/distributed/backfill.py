@@ -11,7 +11,7 @@ from pipeline.distributed.predict import GraphSettings, stream_shards
 from pipeline.distributed.session import check_fits, ray_session, unwrapped_errors
 from pipeline.errors import DataError
 from pipeline.images.collection import Collection, list_collection
-from pipeline.models.bundle import BundleSpec, load_bundle
+from pipeline.models.bundle import BundleSpec, load_spec, read_weights
 from pipeline.plan import plan_shards, remaining_shards
 from pipeline.records import Shard
 from pipeline.tables.dataset import DatasetSpec, OutputDataset, Run
@@ -69,7 +69,8 @@ class Backfill:
         """
         self.settings = settings
         self.model_uri = storage.absolute(settings.model)
-        self.bundle: BundleSpec = load_bundle(self.model_uri).spec  # damaged weights stop it here
+        self.bundle: BundleSpec = load_spec(self.model_uri)
+        read_weights(self.model_uri, self.bundle)  # damaged ones stop the job before it starts
         self.collection = list_collection(settings.input)
         if not self.collection.images:
             raise DataError(f"{self.collection.uri} holds no PNG, JPEG or TIFF image")
@@ -120,6 +121,7 @@ class Backfill:
                 model_uri=self.model_uri,
                 model=self.bundle.fingerprint,
                 classes=self.bundle.classes,
+                method=self.settings.decoding(self.bundle.method),
                 predict=self.settings,
             )
             for result in stream_shards(work.shards, graph, resources):

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.methods.base import Maps
-from pipeline.records import Pixels, Reject, SourceImage
+from pipeline.records import Maps, Pixels, Reject, SourceImage
 
 _MAP = "map:"
 
@@ -87,7 +86,7 @@ def _read_image(row: Mapping[str, Any], buffer: pa.Buffer | None) -> ReadImage:
 
 def raw_bytes(array: NDArray[np.generic] | None) -> memoryview | None:
     """An array's values without a copy where it is contiguous; shape and type go beside them."""
-    return None if array is None else memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B")
+    return None if array is None else np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _buffers(column: pa.ChunkedArray) -> list[pa.Buffer | None]:

@@ -14,13 +14,13 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions, ExecutionResources
 
 from pipeline import storage
-from pipeline.config import PredictSettings, ReaderSettings
+from pipeline.config import MethodSettings, PredictSettings, ReaderSettings
 from pipeline.distributed.blocks import ReadImage, images_of, maps_of, shard_of, to_table
 from pipeline.distributed.session import Resources
 from pipeline.errors import RejectError, StorageError
 from pipeline.images.collection import MISSING
 from pipeline.images.reader import decode_image
-from pipeline.records import Classes, PredictedImage, Reject, Shard, SourceImage
+from pipeline.records import Classes, Maps, Pixels, PredictedImage, Reject, Shard, SourceImage
 
 _READ_THREADS = 8  # of one task: object stores answer slowly, but many at once
 _NO_PROGRESS_SECONDS = 600
@@ -49,6 +49,8 @@ class GraphSettings:
     model: str
     """Fingerprint of the bundle."""
     classes: Classes
+    method: MethodSettings
+    """With the thresholds to decode with."""
     predict: PredictSettings
 
 
@@ -65,7 +67,7 @@ def stream_shards(
             partial(read_shard, reader=settings.predict.reader),
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=plan.task_cpus,
+            num_cpus=plan.read_cpus,
         )
         .map_batches(
             PredictShard,
@@ -77,10 +79,12 @@ def stream_shards(
             num_gpus=plan.actor_gpus,
         )
         .map_batches(
-            partial(decode_and_commit, settings=settings),
+            CommitShard,
+            fn_constructor_args=(settings,),
             batch_size=None,
             batch_format="pyarrow",
-            num_cpus=plan.task_cpus,
+            compute=ActorPoolStrategy(min_size=1, max_size=plan.committers),
+            num_cpus=plan.commit_cpus,
         )
     )
     for row in rows.iter_rows():
@@ -105,7 +109,7 @@ class PredictShard:
         import torch
 
         from pipeline.methods import build_method
-        from pipeline.models.bundle import load_bundle
+        from pipeline.models.weights import load_bundle
         from pipeline.predicting.engine import TorchEngine, pick_device, pick_dtype
         from pipeline.predicting.predictor import Predictor
 
@@ -136,45 +140,53 @@ class PredictShard:
         return to_table(shard_of(block), checked, maps)
 
 
-def decode_and_commit(block: pa.Table, settings: GraphSettings) -> pa.Table:
-    """Maps → objects → rows; the shard is committed when this returns."""
-    import cv2
+class CommitShard:
+    """Maps → objects → rows; a shard is committed when its call returns."""
 
-    from pipeline.methods import build_method
-    from pipeline.models.bundle import load_spec
-    from pipeline.predicting.objects import measure_objects
-    from pipeline.tables.shard import Provenance, commit_shard
+    def __init__(self, settings: GraphSettings) -> None:
+        import cv2
 
-    cv2.setNumThreads(1)
-    spec = load_spec(settings.model_uri)
-    method = build_method(settings.predict.decoding(spec.method), settings.classes)
-    images, rejects = [], []
-    for image, maps in zip(images_of(block), maps_of(block), strict=True):
-        if image.pixels is None:
-            rejects += [image.reject] if image.reject else []
-            continue
-        found = method.decode(maps)
-        measures = measure_objects(found.instances, image.pixels, len(found.class_ids))
-        height, width, channels = image.pixels.shape
-        images.append(PredictedImage(image.source, (height, width, channels), found, measures))
-    shard = shard_of(block)
-    written = commit_shard(
-        settings.dataset,
-        images,
-        rejects,
-        settings.classes,
-        Provenance(shard, settings.run, settings.model),
-    )
-    result = ShardResult(
-        shard=shard,
-        images=len(images),
-        objects=sum(len(image.segmentation.class_ids) for image in images),
-        rejects=len(rejects),
-        pixels=sum(image.shape[0] * image.shape[1] for image in images),
-        bytes_read=sum(max(size, 0) for size in block["size"].to_pylist()),
-        bytes_written=written,
-    )
-    return pa.Table.from_pylist([asdict(result)])
+        from pipeline.methods import build_method
+
+        cv2.setNumThreads(1)
+        self.settings = settings
+        self.method = build_method(settings.method, settings.classes)
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        from pipeline.tables.shard import Provenance, commit_shard
+
+        images, rejects = [], []
+        for image, maps in zip(images_of(block), maps_of(block), strict=True):
+            if image.reject is not None:
+                rejects.append(image.reject)
+            elif image.pixels is not None:
+                images.append(self._decode(image.source, image.pixels, maps))
+        settings, shard = self.settings, shard_of(block)
+        written = commit_shard(
+            settings.dataset,
+            images,
+            rejects,
+            settings.classes,
+            Provenance(shard, settings.run, settings.model),
+        )
+        result = ShardResult(
+            shard=shard,
+            images=len(images),
+            objects=sum(len(image.segmentation.class_ids) for image in images),
+            rejects=len(rejects),
+            pixels=sum(image.shape[0] * image.shape[1] for image in images),
+            bytes_read=sum(max(size, 0) for size in block["size"].to_pylist()),
+            bytes_written=written,
+        )
+        return pa.Table.from_pylist([asdict(result)])
+
+    def _decode(self, source: SourceImage, pixels: Pixels, maps: Maps) -> PredictedImage:
+        from pipeline.predicting.objects import measure_objects
+
+        found = self.method.decode(maps)
+        measures = measure_objects(found.instances, pixels, len(found.class_ids))
+        height, width, channels = pixels.shape
+        return PredictedImage(source, (height, width, channels), found, measures)
 
 
 def _read_image(source: SourceImage, reader: ReaderSettings) -> ReadImage:
@@ -201,26 +213,46 @@ class _Placement:
 
     workers: int
     threads: int
+    """Of a predicting process."""
     actor_cpus: float
     actor_gpus: float
-    task_cpus: float
+    read_cpus: float
+    committers: int
+    commit_cpus: float
 
 
 def _placement(settings: PredictSettings, resources: Resources) -> _Placement:
     if resources.gpus:
         workers = settings.workers or resources.gpus
-        return _Placement(workers, 1, 1, 1, 1)
-    # The network is nearly all of the work. Reading and committing share the cores with it, so
-    # half of the CPUs that Ray counts go to each; a predicting process computes on whole cores.
+        spare = max(1, int(resources.cpus) - workers)
+        return _Placement(workers, 1, 1, 1, 0.5, max(1, spare // 2), 1)
+    # The network is nearly all of the work, and a predicting process computes on whole cores.
+    # Reading and committing share the cores with it, so of the CPUs that Ray counts half go to
+    # the network and a quarter to each of them. (Requests that differ also keep Ray from running
+    # two stages in one process, where they could not overlap.)
     workers = settings.workers or max(1, int(resources.cpus))
     threads = max(1, int(resources.cpus) // workers)
-    return _Placement(workers, threads, min(1, resources.cpus / 2 / workers), 0, 0.5)
+    quarter = resources.cpus / 4
+    return _Placement(
+        workers=workers,
+        threads=threads,
+        actor_cpus=_share(quarter * 2, workers),
+        actor_gpus=0,
+        read_cpus=min(0.4, quarter),
+        committers=max(1, int(quarter / 0.3)),
+        commit_cpus=min(0.3, quarter),
+    )
+
+
+def _share(cpus: float, processes: int) -> float:
+    """CPUs to ask Ray for, for each of some processes; Ray counts in steps of 0.0001."""
+    return min(1.0, int(cpus / processes * 10_000) / 10_000)
 
 
 def _set_context(settings: PredictSettings, plan: _Placement) -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
-    context.target_max_block_size = None  # type: ignore[assignment]  # blocks stay whole shards
+    context.target_max_block_size = None  # blocks stay whole shards
     context.max_errored_blocks = 0  # any other value drops rows without a word
     context.max_consecutive_actor_init_deaths = 3
     context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS  # ends a run that hangs

@@ -100,8 +100,9 @@ def check_fits(workers: int, resources: Resources) -> None:
 
 
 def _resources() -> Resources:
-    total = ray.cluster_resources()
-    cpus = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
+    total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    cpus = [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
     return Resources(
         nodes=max(1, sum(count > 0 for count in cpus)),
         cpus=total.get("CPU", 1.0),

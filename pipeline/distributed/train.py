@@ -14,6 +14,7 @@ import ray
 import ray.data
 import ray.train
 import torch
+from ray.data.dataset import MaterializedDataset
 from ray.train import Checkpoint, CheckpointConfig, DataConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, prepare_model
 
@@ -24,7 +25,8 @@ from pipeline.distributed.session import Resources, check_fits, ray_session, unw
 from pipeline.errors import DataError, SettingsError
 from pipeline.labels.folder import AnnotatedData, open_folder, read_sample
 from pipeline.methods import build_method
-from pipeline.models.bundle import BundleSpec, build_network, load_spec, save_bundle
+from pipeline.models.bundle import BundleSpec, load_spec
+from pipeline.models.weights import build_network, save_bundle
 from pipeline.predicting.engine import pick_device, pick_dtype
 from pipeline.records import AnnotatedImage, Sample, thing_ids
 from pipeline.training.crops import CropSource
@@ -115,7 +117,7 @@ def decide_method(settings: MethodSettings, data: AnnotatedData) -> MethodSettin
     return settings.model_copy(update={"name": name})
 
 
-def _read(data: AnnotatedData, split: str) -> ray.data.MaterializedDataset:
+def _read(data: AnnotatedData, split: str) -> MaterializedDataset[Any]:
     """The decoded images of a split, in the object store that all workers share."""
     images = data.split(split)
     if not images:
@@ -123,7 +125,7 @@ def _read(data: AnnotatedData, split: str) -> ray.data.MaterializedDataset:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     items = [{"image": asdict(image)} for image in images]
-    return (
+    decoded: MaterializedDataset[Any] = (
         ray.data.from_items(items, override_num_blocks=-(-len(items) // _READ_TOGETHER))
         .map_batches(
             partial(_read_samples, classes=data.classes, void=data.void),
@@ -132,6 +134,7 @@ def _read(data: AnnotatedData, split: str) -> ray.data.MaterializedDataset:
         )
         .materialize()
     )
+    return decoded
 
 
 def _read_samples(batch: pa.Table, classes: Any, void: int) -> pa.Table:
@@ -147,7 +150,7 @@ def _annotated(item: dict[str, Any]) -> AnnotatedImage:
 def _run(
     settings: TrainSettings,
     spec: BundleSpec,
-    splits: dict[str, ray.data.MaterializedDataset],
+    splits: dict[str, MaterializedDataset[Any]],
     scaling: ScalingConfig,
     threads: int,
     started: float,
@@ -167,9 +170,10 @@ def _run(
             checkpoint_config=CheckpointConfig(num_to_keep=1),
         ),
     ).fit()
-    if result.checkpoint is None:
+    checkpoint: Checkpoint | None = result.checkpoint
+    if checkpoint is None:
         raise DataError("the training ended before its first epoch did; give it more time")
-    return result.checkpoint
+    return checkpoint
 
 
 def _train_worker(config: dict[str, Any]) -> None:

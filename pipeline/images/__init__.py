@@ -1,0 +1,1 @@
+"""What there is to predict, and bytes → pixels."""

@@ -101,7 +101,7 @@ def _listed_files(table: pa.Table, rows: dict[str, int]) -> list[storage.StoredF
     versions = table["version"].to_pylist()
     sizes = table["size"].to_pylist() if "size" in table.column_names else [None] * len(versions)
     return [
-        storage.StoredFile(uri, -1 if sizes[row] is None else int(sizes[row]), str(versions[row]))
+        storage.StoredFile(uri, int(-1 if (n := sizes[row]) is None else n), str(versions[row]))
         for uri, row in rows.items()
     ]
 

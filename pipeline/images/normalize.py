@@ -30,7 +30,7 @@ def measure_range(pixels: Pixels, settings: NormalizeSettings) -> IntensityRange
     if settings.kind == "none":
         bounds = np.tile(np.array([0, 1], np.float32), (channels, 1))
     elif settings.kind == "range":
-        top = np.iinfo(pixels.dtype).max if pixels.dtype.kind in "ui" else 1.0
+        top = np.iinfo(pixels.dtype.str).max if pixels.dtype.kind in "ui" else 1.0
         bounds = np.tile(np.array([0, top], np.float32), (channels, 1))
     else:
         separate = channels != 3 if settings.per_channel is None else settings.per_channel
@@ -50,7 +50,7 @@ def normalize(pixels: Pixels, bounds: IntensityRange) -> NDArray[np.float32]:
     values = (pixels.astype(np.float32) - bounds.low) * scale
     if pixels.dtype.kind == "f":
         values = np.nan_to_num(values, nan=0.0, posinf=3.0, neginf=-1.0)
-    return np.clip(values, -1, 3)
+    return values.clip(-1, 3)
 
 
 def match_channels(pixels: Pixels, channels: int) -> Pixels:
@@ -66,8 +66,10 @@ def match_channels(pixels: Pixels, channels: int) -> Pixels:
         return np.repeat(pixels, channels, axis=-1)
     if found == 3 and channels == 1:
         gray = pixels.astype(np.float32) @ _GRAY
-        return np.rint(gray).astype(pixels.dtype)[..., None] if pixels.dtype.kind != "f" else (
-            gray[..., None]
+        return (
+            np.rint(gray).astype(pixels.dtype)[..., None]
+            if pixels.dtype.kind != "f"
+            else (gray[..., None])
         )
     raise RejectError("channels", f"has {found} channels where the model takes {channels}")
 
@@ -78,7 +80,6 @@ def _percentiles(values: Pixels, percents: tuple[float, float]) -> list[float]:
         cumulative = np.cumsum(np.bincount(values.ravel()))
         ranks = [p / 100 * (values.size - 1) + 1 for p in percents]
         return [float(np.searchsorted(cumulative, rank)) for rank in ranks]
-    flat = values.ravel()
-    flat = flat[:: max(1, flat.size // _SAMPLE)].astype(np.float64)
-    flat = flat[np.isfinite(flat)]
-    return [float(p) for p in np.percentile(flat, percents)] if flat.size else [0.0, 0.0]
+    sample = values.ravel()[:: max(1, values.size // _SAMPLE)].astype(np.float64)
+    finite = sample[np.isfinite(sample)]
+    return [float(p) for p in np.percentile(finite, percents)] if finite.size else [0.0, 0.0]

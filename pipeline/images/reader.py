@@ -138,12 +138,12 @@ def _decode_tiff(data: bytes, settings: ReaderSettings) -> Pixels:
             pixels = np.moveaxis(pixels, channel_axis, -1)
         pixels = _with_channel_axis(pixels)
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
-            pixels = np.iinfo(pixels.dtype).max - pixels
+            pixels = np.iinfo(pixels.dtype.str).max - pixels
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
             return (np.moveaxis(page.colormap[:, pixels[..., 0]], 0, -1) >> 8).astype(np.uint8)
         is_rgb = page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
         has_alpha = any(extra in (1, 2) for extra in page.extrasamples)
-        if pixels.shape[-1] == 4 and is_rgb or pixels.shape[-1] == 2 and has_alpha:
+        if (pixels.shape[-1] == 4 and is_rgb) or (pixels.shape[-1] == 2 and has_alpha):
             pixels = pixels[..., :-1]
         return np.ascontiguousarray(pixels)
 

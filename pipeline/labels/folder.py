@@ -221,14 +221,13 @@ def _decode_ids(uri: str, shape: tuple[int, ...] | None) -> NDArray[np.generic]:
             f"{uri} takes one channel of integer ids, not {ids.shape[-1]} of {ids.dtype}"
         )
     if shape is not None and ids.shape[:2] != tuple(shape):
-        raise DataError(f"{uri} is {ids.shape[0]} x {ids.shape[1]}, its image {shape[0]} x "
-                        f"{shape[1]}")
+        raise DataError(
+            f"{uri} is {ids.shape[0]} x {ids.shape[1]}, its image {shape[0]} x {shape[1]}"
+        )
     return ids[..., 0]
 
 
-def _to_class_ids(
-    ids: NDArray[np.generic], uri: str, classes: Classes, void: int
-) -> SemanticMap:
+def _to_class_ids(ids: NDArray[np.generic], uri: str, classes: Classes, void: int) -> SemanticMap:
     table = np.full(256, VOID, np.int32)
     table[[spec.id for spec in classes]] = [spec.id for spec in classes]
     known = {spec.id for spec in classes} | {void}

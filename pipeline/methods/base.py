@@ -19,10 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import MethodSettings
-from pipeline.records import VOID, Classes, Label, Segmentation, SemanticMap
-
-Maps = Mapping[str, NDArray[np.uint8]]
-"""name → (H, W)."""
+from pipeline.records import (
+    VOID,
+    Classes,
+    InstanceMap,
+    Label,
+    Maps,
+    Segmentation,
+    SemanticMap,
+)
 
 
 class Method(ABC):
@@ -93,12 +98,13 @@ def class_lookup(classes: Classes) -> NDArray[np.uint8]:
     return table
 
 
-def connected_components(mask: NDArray[np.bool_], connectivity: int) -> NDArray[np.int32]:
+def connected_components(mask: NDArray[np.bool_], connectivity: int) -> InstanceMap:
     """(H, W) → component numbers from 1, in the order of their first pixel."""
-    return cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity)[1]
+    labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity)[1]
+    return labels.astype(np.int32, copy=False)
 
 
-def drop_small(labels: NDArray[np.int32], min_area: int) -> NDArray[np.int32]:
+def drop_small(labels: InstanceMap, min_area: int) -> InstanceMap:
     """Remove labels of fewer pixels and number the rest from 1 without gaps."""
     areas = np.bincount(labels.ravel())
     keep = areas >= min_area

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.methods.base import (
-    Maps,
     Method,
     class_lookup,
     clear_unclaimed,
@@ -27,7 +26,7 @@ from pipeline.methods.base import (
     drop_small,
     to_byte,
 )
-from pipeline.records import VOID, InstanceMap, Label, Segmentation, thing_ids
+from pipeline.records import VOID, InstanceMap, Label, Maps, Segmentation
 
 
 class InstanceMethod(Method):
@@ -148,6 +147,3 @@ def _seed_loss(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     truth = target * valid
     dice = 2 * (guess * truth).sum() / (guess.square() + truth.square()).sum().clamp_min(1e-6)
     return (entropy * valid).sum() / valid.sum().clamp_min(1) + 1 - dice
-
-
-__all__ = ["InstanceMethod", "seed_target", "thing_ids"]

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.methods.base import (
-    Maps,
     Method,
     class_lookup,
     clear_unclaimed,
@@ -20,7 +19,7 @@ from pipeline.methods.base import (
     drop_small,
     to_byte,
 )
-from pipeline.records import Label, Segmentation, thing_ids
+from pipeline.records import Label, Maps, Segmentation, thing_ids
 
 
 class SemanticMethod(Method):

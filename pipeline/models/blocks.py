@@ -40,4 +40,5 @@ class UpBlock(nn.Module):
         self.conv = ConvBlock(outputs + skip, outputs, norm)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.conv(torch.cat([self.up(x), skip], dim=1))
+        joined: Tensor = self.conv(torch.cat([self.up(x), skip], dim=1))
+        return joined

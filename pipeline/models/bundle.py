@@ -3,25 +3,18 @@
     bundle.json           architecture, classes, normalisation, method with its thresholds
     weights.safetensors   tensors and nothing else: loading it can't execute anything
 
-What a bundle does not hold: optimiser state, data, code.
+What a bundle does not hold: optimiser state, data, code. This module reads a bundle without
+PyTorch; `models.weights` makes a network of it.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, Self
 
-import safetensors
-import safetensors.torch
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import Tensor, nn
 
 from pipeline import storage
 from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings, fingerprint
 from pipeline.errors import BundleError, StorageError
-from pipeline.methods import build_method
-from pipeline.models.unet import UNet
 from pipeline.records import ClassSpec
 
 SPEC_NAME = "bundle.json"
@@ -41,7 +34,7 @@ class BundleSpec(BaseModel):
     method: MethodSettings
     normalize: NormalizeSettings
     metrics: dict[str, float] = Field(default_factory=dict, description="on validation images")
-    weights_hash: str = Field("", description="content hash of the weights")
+    weights_hash: str = Field(default="", description="content hash of the weights")
 
     @model_validator(mode="after")
     def _is_decided(self) -> Self:
@@ -53,31 +46,6 @@ class BundleSpec(BaseModel):
     def fingerprint(self) -> str:
         """Changes with anything that changes predictions; the metrics do not."""
         return fingerprint(self.model_dump(mode="json", exclude={"metrics"}))
-
-
-@dataclass(frozen=True)
-class ModelBundle:
-    """A network with what it takes to use it."""
-
-    spec: BundleSpec
-    network: UNet
-
-
-def build_network(spec: BundleSpec) -> UNet:
-    """A new U-Net, with random weights, of the shape that a spec tells."""
-    heads = build_method(spec.method, spec.classes).heads
-    return UNet(spec.network, spec.channels, heads)
-
-
-def save_bundle(spec: BundleSpec, network: nn.Module, uri: str) -> BundleSpec:
-    """Write a bundle; the spec comes back with the weights' hash in it."""
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    data = safetensors.torch.save(tensors)
-    complete = spec.model_copy(update={"weights_hash": storage.content_hash(data)})
-    storage.write_bytes(storage.join(uri, WEIGHTS_NAME), data)
-    text = complete.model_dump_json(indent=2) + "\n"
-    storage.write_bytes(storage.join(uri, SPEC_NAME), text.encode())
-    return complete
 
 
 def load_spec(uri: str) -> BundleSpec:
@@ -100,13 +68,12 @@ def load_spec(uri: str) -> BundleSpec:
         raise BundleError(f"{uri}/{SPEC_NAME} is not valid JSON") from error
 
 
-def load_bundle(uri: str) -> ModelBundle:
-    """A bundle ready to predict, on the CPU.
+def read_weights(uri: str, spec: BundleSpec) -> bytes:
+    """The safetensors file of a bundle, whole and as it was written.
 
     Raises:
-        BundleError: missing, damaged, or with weights in any form but safetensors.
+        BundleError: it is missing, or isn't the file that the spec was written with.
     """
-    spec = load_spec(uri)
     try:
         data = storage.read_bytes(storage.join(uri, WEIGHTS_NAME))
     except StorageError as error:
@@ -116,19 +83,4 @@ def load_bundle(uri: str) -> ModelBundle:
             f"{uri}/{WEIGHTS_NAME} is not the file that {SPEC_NAME} was written with; "
             "copy the whole bundle again"
         )
-    network = build_network(spec)
-    _load_weights(network, data, uri)
-    return ModelBundle(spec, network.eval())
-
-
-def _load_weights(network: nn.Module, data: bytes, uri: str) -> None:
-    try:
-        tensors: Mapping[str, Tensor] = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise BundleError(f"{uri}/{WEIGHTS_NAME} is not a safetensors file") from error
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise BundleError(f"{uri}/{WEIGHTS_NAME} does not fit the network it names") from error
-    if not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
-        raise BundleError(f"{uri}/{WEIGHTS_NAME} holds values that are not numbers")
+    return data

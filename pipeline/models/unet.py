@@ -62,8 +62,8 @@ def network_context(depth: int) -> int:
     At level l (pixels of 2^l) two 3x3 convolutions reach 2 pixels going down and 2 going up, one
     level at the bottom only 2 in all; pooling and its inverse add the rest of one coarse pixel.
     """
-    convolutions = sum(4 * 2**level for level in range(depth)) + 2 * 2**depth
-    return convolutions + 2**depth - 1
+    coarsest: int = 2**depth
+    return 4 * (coarsest - 1) + 2 * coarsest + coarsest - 1
 
 
 def _pad_to_multiple(x: Tensor, stride: int) -> Tensor:

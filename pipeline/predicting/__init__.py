@@ -1,0 +1,1 @@
+"""Pixels → maps → measured objects. No Ray in here."""

@@ -5,6 +5,7 @@ Legend: B batch, H height, W width, C channels.
 
 import copy
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.config import Precision
-from pipeline.methods.base import Maps, Method
+from pipeline.methods.base import Method
 from pipeline.models.unet import UNet
 
 
@@ -48,7 +49,7 @@ class TorchEngine:
         self.stride = network.stride
         self.context = network.context
         fused = fuse_batch_norms(copy.deepcopy(network).eval())
-        self.network = fused.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        self.network = fused.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.uint8]]:
@@ -61,13 +62,10 @@ class TorchEngine:
 def fuse_batch_norms(module: nn.Module) -> nn.Module:
     """Fold every batch normalisation into the convolution before it; in place."""
     children = list(module.named_children())
-    for (name, child), (following, norm) in zip(children, children[1:], strict=False):
+    for (name, child), (following, norm) in pairwise(children):
         if isinstance(child, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             setattr(module, name, fuse_conv_bn_eval(child, norm))
             setattr(module, following, nn.Identity())
     for _, child in module.named_children():
         fuse_batch_norms(child)
     return module
-
-
-__all__ = ["Maps", "TorchEngine", "pick_device", "pick_dtype"]

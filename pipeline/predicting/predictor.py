@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from pipeline.config import NormalizeSettings, RegionSettings
 from pipeline.images.normalize import match_channels, measure_range, normalize
-from pipeline.methods.base import Maps
 from pipeline.predicting.engine import TorchEngine
 from pipeline.predicting.regions import Region, cut_regions
-from pipeline.records import Pixels
+from pipeline.records import Maps, Pixels
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The output dataset: schemas, the commit of a shard, reading it back."""

@@ -115,9 +115,7 @@ class OutputDataset:
             table: frozenset(
                 key
                 for batch in self.scan(table, ["uri", "version"])
-                for key in zip(
-                    batch["uri"].to_pylist(), batch["version"].to_pylist(), strict=True
-                )
+                for key in zip(batch["uri"].to_pylist(), batch["version"].to_pylist(), strict=True)
             )
             for table in ("images", "rejects")
         }
@@ -135,9 +133,7 @@ class OutputDataset:
         source = pads.dataset(files, SCHEMAS[table], format="parquet", filesystem=fs)
         yield from source.to_batches(columns=columns, filter=where)
 
-    def read(
-        self, table: str, columns: list[str], where: pc.Expression | None = None
-    ) -> pa.Table:
+    def read(self, table: str, columns: list[str], where: pc.Expression | None = None) -> pa.Table:
         """`scan` as one table, for what fits in memory."""
         schema = pa.schema([SCHEMAS[table].field(name) for name in columns])
         return pa.Table.from_batches(self.scan(table, columns, where), schema)

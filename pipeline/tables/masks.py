@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import DatasetError
 from pipeline.records import Box, InstanceMap, Segmentation, SemanticMap
 
 TILE = 2048
@@ -65,5 +66,8 @@ def _to_png(image: NDArray[np.generic]) -> bytes:
     return cv2.imencode(".png", np.ascontiguousarray(image), _FAST)[1].tobytes()
 
 
-def _from_png(data: bytes) -> NDArray[np.generic]:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+def _from_png(data: bytes) -> NDArray[np.integer[Any]]:
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise DatasetError("the masks table holds an image that is not a PNG")
+    return image  # type: ignore[return-value]  # PNG knows no floats

@@ -1,0 +1,1 @@
+"""Crops and the training loop. No Ray in here."""

@@ -10,7 +10,7 @@ Legend: B batch, H height, W width, C channels.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -50,7 +50,9 @@ class CropSource:
         normalization: NormalizeSettings,
         seed: int,
     ) -> None:
-        self.samples = [(s, measure_range(s.pixels, normalization)) for s in samples]
+        self.samples = [
+            (s, measure_range(match_channels(s.pixels, channels), normalization)) for s in samples
+        ]
         self.method = method
         self.channels = channels
         self.crop = crop
@@ -105,7 +107,7 @@ class CropSource:
         matrix = _draw_geometry(height, width, self.crop, self.augment, rng)
         window, matrix = _cut_window(height, width, self.crop, matrix)
         pixels = _warp(sample.pixels[window], matrix, self.crop, cv2.INTER_LINEAR)
-        values = match_channels(normalize(pixels, bounds), self.channels)
+        values = normalize(match_channels(pixels, self.channels), bounds)
         label = Label(
             semantic=_warp(sample.label.semantic[window], matrix, self.crop, cv2.INTER_NEAREST),
             # OpenCV has no warp of 32-bit integers; float32 holds ids up to 2^24 exactly.
@@ -132,8 +134,15 @@ def _draw_geometry(
     cos, sin = math.cos(turn) * zoom, math.sin(turn) * zoom
     linear = np.array([[cos * mirror, -sin], [sin * mirror, cos]])
     margins = [min(crop, size) / 2 for size in (width, height)]
-    centre = np.array([rng.uniform(margins[0], width - margins[0]),
-                       rng.uniform(margins[1], height - margins[1])]) - 0.5
+    centre = (
+        np.array(
+            [
+                rng.uniform(margins[0], width - margins[0]),
+                rng.uniform(margins[1], height - margins[1]),
+            ]
+        )
+        - 0.5
+    )
     offset = centre - linear @ np.full(2, (crop - 1) / 2)
     return np.column_stack([linear, offset])
 
@@ -156,7 +165,7 @@ def _warp(
 ) -> NDArray[A]:
     """(crop, crop, ...) of an image of any type; outside it, the image is mirrored."""
     source = image if image.dtype in _WARPABLE else image.astype(np.float32)
-    warped = cv2.warpAffine(
+    warped: NDArray[Any] = cv2.warpAffine(
         np.ascontiguousarray(source),
         matrix,
         (crop, crop),
@@ -173,14 +182,16 @@ def _change_intensity(
     strength = settings.intensity
     if strength > 0:
         gamma = math.exp(strength * rng.uniform(-1, 1))
-        values = np.sign(values) * np.abs(values) ** gamma
-        contrast = np.exp(strength * rng.uniform(-1, 1))
-        tint = 1 + 0.3 * strength * rng.uniform(-1, 1, values.shape[-1])
-        values = values * (contrast * tint) + 0.5 * strength * rng.uniform(-1, 1)
+        values = np.sign(values) * np.abs(values) ** np.float32(gamma)
+        contrast = math.exp(strength * rng.uniform(-1, 1))
+        jitter = rng.uniform(-1, 1, values.shape[-1]).astype(np.float32)
+        tint = np.float32(contrast) * (1 + np.float32(0.3 * strength) * jitter)
+        shift = 0.5 * strength * rng.uniform(-1, 1)
+        values = values * tint + np.float32(shift)
     if settings.noise > 0:
-        deviation = settings.noise * rng.uniform()
+        deviation = np.float32(settings.noise * rng.uniform())
         values = values + deviation * rng.standard_normal(values.shape, np.float32)
-    return values.astype(np.float32, copy=False)
+    return values
 
 
 _WARPABLE = (np.uint8, np.uint16, np.int16, np.float32, np.float64)

@@ -110,7 +110,9 @@ def fit(
         wrap: makes the network distributed.
     """
     rank, world = _rank_and_world()
-    model = wrap(network.to(device, memory_format=torch.channels_last))
+    model = wrap(
+        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    )
     optimizer = torch.optim.AdamW(
         model.parameters(),
         lr=settings.optimizer.learning_rate,
@@ -201,7 +203,7 @@ def _step(
         outputs: dict[str, Tensor] = model(images)
     loss = method.loss(outputs, targets)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.clip_norm)
     optimizer.step()
     return float(loss.detach())
