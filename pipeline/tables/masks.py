@@ -1,7 +1,7 @@
 """Semantic and instance maps ⇄ rows of the masks table: PNG tiles that need no other software.
 
-A tile holds at most 65,535 objects' worth of 16-bit labels: each tile numbers its own objects from
-1 and names them in `object_ids`. In an image of one tile the numbers are the object ids.
+Each tile numbers its own objects from 1, in 16 bits, and names them in `object_ids`; a tile with
+more objects than that is cut in four. In an image of one tile the numbers are the object ids.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +15,9 @@ from pipeline.errors import DatasetError
 from pipeline.records import Box, InstanceMap, Segmentation, SemanticMap
 
 TILE = 2048
-"""Side of a tile, in pixels: at one object in 64 pixels, its labels still fit in 16 bits."""
+"""Side of a tile, in pixels."""
+
+_MOST_OBJECTS = 2**16 - 1  # that a 16-bit label can name, beside 0
 
 _FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
@@ -26,7 +28,7 @@ def encode_tiles(segmentation: Segmentation) -> Iterator[dict[str, Any]]:
     for y0 in range(0, height, TILE):
         for x0 in range(0, width, TILE):
             box = Box(y0, x0, min(y0 + TILE, height), min(x0 + TILE, width))
-            yield _encode_tile(segmentation, box)
+            yield from _encode_tile(segmentation, box)
 
 
 def decode_tiles(
@@ -43,18 +45,22 @@ def decode_tiles(
     return semantic, instances
 
 
-def _encode_tile(segmentation: Segmentation, box: Box) -> dict[str, Any]:
+def _encode_tile(segmentation: Segmentation, box: Box) -> Iterator[dict[str, Any]]:
     window = (slice(box.y0, box.y1), slice(box.x0, box.x1))
     tile = segmentation.instances[window]
-    if tile.shape == segmentation.instances.shape and len(segmentation.class_ids) < 2**16:
+    object_ids: NDArray[np.integer[Any]]
+    labels: NDArray[np.integer[Any]]
+    if tile.shape == segmentation.instances.shape:
         object_ids, labels = np.arange(1, len(segmentation.class_ids) + 1), tile
     else:
-        object_ids = np.unique(tile)
-        object_ids = object_ids[object_ids > 0]
+        present = np.unique(tile)
+        object_ids = present[present > 0]
         labels = np.where(tile > 0, np.searchsorted(object_ids, tile) + 1, 0)
-    if len(object_ids) >= 2**16:
-        raise ValueError(f"{len(object_ids)} objects in a tile of {TILE} x {TILE} pixels")
-    return {
+    if len(object_ids) > _MOST_OBJECTS:
+        for quarter in _quarters(box):
+            yield from _encode_tile(segmentation, quarter)
+        return
+    yield {
         **box._asdict(),
         "semantic": _to_png(segmentation.semantic[window]),
         "instances": _to_png(labels.astype(np.uint16)),
@@ -62,7 +68,15 @@ def _encode_tile(segmentation: Segmentation, box: Box) -> dict[str, Any]:
     }
 
 
-def _to_png(image: NDArray[np.generic]) -> bytes:
+def _quarters(box: Box) -> Iterator[Box]:
+    y, x = (box.y0 + box.y1) // 2, (box.x0 + box.x1) // 2
+    for y0, y1 in ((box.y0, y), (y, box.y1)):
+        for x0, x1 in ((box.x0, x), (x, box.x1)):
+            if y0 < y1 and x0 < x1:
+                yield Box(y0, x0, y1, x1)
+
+
+def _to_png(image: NDArray[np.integer[Any]]) -> bytes:
     return cv2.imencode(".png", np.ascontiguousarray(image), _FAST)[1].tobytes()
 
 

@@ -184,7 +184,7 @@ def _change_intensity(
         gamma = math.exp(strength * rng.uniform(-1, 1))
         values = np.sign(values) * np.abs(values) ** np.float32(gamma)
         contrast = math.exp(strength * rng.uniform(-1, 1))
-        jitter = rng.uniform(-1, 1, values.shape[-1]).astype(np.float32)
+        jitter = rng.uniform(-1, 1, values.shape[-1:]).astype(np.float32)
         tint = np.float32(contrast) * (1 + np.float32(0.3 * strength) * jitter)
         shift = 0.5 * strength * rng.uniform(-1, 1)
         values = values * tint + np.float32(shift)

@@ -1,0 +1,100 @@
+"""Make a small synthetic collection, train on it, predict, evaluate, count and draw."""
+
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+from jobs import count, evaluate, overlay, predict, train
+from jobs._console import console
+from jobs._main import DONE, run_job
+from pipeline import storage
+from pipeline.config import (
+    CountSettings,
+    DemoSettings,
+    EvaluateSettings,
+    JobSettings,
+    NetworkSettings,
+    OverlaySettings,
+    PredictSettings,
+    TrainSettings,
+)
+from pipeline.errors import SettingsError
+
+S = TypeVar("S", bound=JobSettings)
+
+_TRAIN_SIZES = [(192, 192), (160, 224), (200, 168), (256, 256)] * 10
+_TEST_SIZES = [(256, 256), (240, 320), (180, 180), (301, 199), (64, 64), (480, 640)] * 5
+
+
+def work(settings: DemoSettings) -> int:
+    """The whole path, with the commands that do each step of it."""
+    from pipeline.distributed.session import ray_session
+    from pipeline.synthetic import write_annotated
+
+    root = settings.output
+    data, collection = f"{root}/annotated", f"{root}/collection"
+    model, output, picture = f"{root}/model", f"{root}/output", f"{root}/overlay.png"
+    if storage.exists(root) and not storage.exists(f"{data}/manifest.csv"):
+        raise SettingsError(f"setting output: {root} exists and is not a demo's; give another")
+    for path in (data, collection, model, output):
+        storage.remove_folder(path)
+    console.rule(f"synthetic images in {root}", align="left")
+    splits = ["val" if i % 5 == 4 else "train" for i in range(len(_TRAIN_SIZES))]
+    write_annotated(data, _TRAIN_SIZES, splits, seed=0)
+    write_annotated(collection, _TEST_SIZES, ["test"] * len(_TEST_SIZES), seed=1000)
+    storage.write_bytes(f"{collection}/images/broken.png", b"\x89PNG\r\n\x1a\nnot really")
+    console.print(f"{len(_TRAIN_SIZES)} annotated images, {len(_TEST_SIZES)} more and a broken one")
+    with ray_session():  # one for all the steps, since starting Ray takes a while
+        _step(
+            train.work,
+            TrainSettings(
+                data=data,
+                output=model,
+                max_minutes=settings.max_minutes,
+                network=NetworkSettings(depth=3),
+                crop=128,
+            ),
+        )
+        _step(
+            predict.work,
+            PredictSettings(
+                input=f"{collection}/images", model=model, output=output, images_per_shard=8
+            ),
+        )
+        _step(evaluate.work, EvaluateSettings(predictions=output, data=collection))
+        _step(count.work, CountSettings(dataset=output))
+        _step(overlay.work, OverlaySettings(dataset=output, picture=picture))
+    console.rule("where everything lies", align="left")
+    for path, what in (
+        (data, "annotated images: images/, labels/, semantic/, classes.yaml, manifest.csv"),
+        (model, "the model bundle"),
+        (collection, "the images that were predicted, and the truth about them"),
+        (output, "masks, objects, counts and rejects in Parquet"),
+        (picture, "objects drawn over their images"),
+    ):
+        console.print(f"{path:22} {what}", highlight=False)
+    return DONE
+
+
+def _step(job: Callable[[S], int], settings: S) -> None:
+    console.print()
+    console.rule(_command(settings), align="left", characters="─")
+    job(settings)
+
+
+def _command(settings: JobSettings) -> str:
+    """What a user would type for these settings."""
+    words = [str(type(settings).model_config.get("cli_prog_name"))]
+    for key, value in settings.model_dump(exclude_unset=True).items():
+        if key == "dataset":
+            words.append(str(value))
+        elif isinstance(value, dict):
+            inner = getattr(settings, key).model_dump(exclude_unset=True)
+            words += [f"--{key}.{name} {item}" for name, item in inner.items()]
+        else:
+            words.append(f"--{key.replace('_', '-')} {value}")
+    return " ".join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(DemoSettings, work))

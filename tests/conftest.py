@@ -1,0 +1,121 @@
+"""Fixtures that several test modules share: one Ray session, one small trained model."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DSB2018 = Path(os.environ.get("TESSERA_DSB2018", ROOT.parent / "shared/data/dsb2018"))
+
+# Ray writes an authentication token below the home folder; tests leave the user's alone.
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+
+@pytest.fixture(scope="session")
+def dsb2018() -> Path:
+    if not (DSB2018 / "manifest.csv").exists():
+        pytest.skip("the DSB2018 images are not here; TESSERA_DSB2018 says where they are")
+    return DSB2018
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """An S3 bucket on a server of its own, in memory, on loopback.
+
+    Processes find it by the environment, so it is there before Ray starts its workers.
+    """
+    import fsspec
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+            patch.setenv("AWS_ACCESS_KEY_ID", "test")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            _wait_for_port(port)
+            fsspec.filesystem("s3", use_listings_cache=False).mkdir("tessera")
+            yield "s3://tessera"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _wait_for_port(port: int) -> None:
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with socket.socket() as client:
+            if client.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise TimeoutError("the S3 server did not start within a minute")
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(bucket: str) -> Iterator[None]:
+    """One Ray session for all tests that don't need to kill it."""
+    from pipeline.distributed.session import ray_session
+
+    with ray_session(store_bytes=512 << 20):
+        yield
+
+
+@pytest.fixture(scope="session")
+def annotated(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Annotated synthetic scenes with two classes of things and one of stuff."""
+    from pipeline.synthetic import write_annotated
+
+    uri = str(tmp_path_factory.mktemp("annotated"))
+    sizes = [(128, 128), (96, 160), (131, 101), (128, 144)] * 4
+    write_annotated(uri, sizes, (["train"] * 3 + ["val"]) * 4, seed=1)
+    return uri
+
+
+@pytest.fixture(scope="session")
+def trained(annotated: str, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model bundle trained on `annotated`, just long enough to find most objects."""
+    from pipeline.config import NetworkSettings, TrainSettings
+    from pipeline.distributed.train import train_bundle
+
+    output = str(tmp_path_factory.mktemp("models") / "trained")
+    settings = TrainSettings(
+        data=annotated,
+        output=output,
+        epochs=8,
+        crop=96,
+        min_steps=25,
+        network=NetworkSettings(depth=2, width=8),
+    )
+    train_bundle(settings, lambda report: None)
+    return output
+
+
+@pytest.fixture
+def collection(tmp_path: Path) -> str:
+    """Images to predict, of several formats and sizes."""
+    from pipeline.synthetic import write_annotated
+
+    uri = str(tmp_path / "collection")
+    sizes = [(96, 96), (77, 130), (128, 64), (1, 1), (33, 200), (90, 90), (96, 96)]
+    write_annotated(uri, sizes, ["test"] * len(sizes), seed=50)
+    return uri
+
+
+def run_cli(*words: str, timeout: float = 240) -> "subprocess.CompletedProcess[str]":
+    """Run a job as a user does, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, timeout=timeout
+    )

@@ -1,0 +1,38 @@
+"""The command line from outside: exit codes, one line of error, a list of jobs."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import run_cli
+
+
+def test_the_jobs_are_listed_with_a_line_each() -> None:
+    result = run_cli("jobs")
+    assert result.returncode == 0
+    for job in ("train", "predict", "evaluate", "count", "overlay", "demo"):
+        assert f"python -m jobs.{job}" in result.stdout
+
+
+@pytest.mark.parametrize("job", ["train", "predict", "evaluate", "count", "overlay", "demo"])
+def test_help_and_wrong_usage(job: str) -> None:
+    helped = run_cli(f"jobs.{job}", "--help")
+    assert helped.returncode == 0
+    assert f"usage: python -m jobs.{job}" in helped.stdout
+    wrong = run_cli(f"jobs.{job}", "--nonsense", "1")
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("error: ")
+    assert wrong.stderr.count("\n") == 1
+
+
+def test_failure_is_one_line_and_exit_1(tmp_path: Path) -> None:
+    for words in (
+        ["jobs.count", str(tmp_path)],
+        ["jobs.evaluate", "--predictions", str(tmp_path), "--data", str(tmp_path)],
+        ["jobs.train", "--data", str(tmp_path), "--output", str(tmp_path / "m")],
+        ["jobs.predict", "--input", str(tmp_path), "--model", "s4://x", "--output", "o"],
+    ):
+        result = run_cli(*words)
+        assert result.returncode == 1, result.stderr
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1

@@ -1,0 +1,101 @@
+"""Settings: file then flags, and one clear line for each mistake."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs._main import read_settings, run_job
+from pipeline.config import JobSettings, PredictSettings, TrainSettings, to_yaml
+from pipeline.errors import SettingsError, TesseraError
+
+NEEDED = ["--data", "d", "--output", "o"]
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "s.yaml", "max-minutes: 3\nnetwork: {depth: 2, width: 8}\nbatch_size: 4\n"
+    )
+    settings = read_settings(
+        TrainSettings, [*NEEDED, "--config", path, "--network.depth", "5", "--max-minutes=7"]
+    )
+    assert (settings.network.depth, settings.network.width) == (5, 8)
+    assert (settings.max_minutes, settings.batch_size, settings.crop) == (7, 4, 256)
+
+
+def test_required_settings_may_stand_in_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.yaml", "data: here\noutput: there\n")
+    assert read_settings(TrainSettings, [f"--config={path}"]).data == "here"
+
+
+def test_settings_as_run_can_be_run_again(tmp_path: Path) -> None:
+    first = read_settings(TrainSettings, [*NEEDED, "--network.depth", "2", "--no-augment.flip"])
+    path = write(tmp_path / "s.yaml", to_yaml(first))
+    again = read_settings(TrainSettings, ["--config", path])
+    assert again.model_copy(update={"config": None}) == first
+    assert again.augment.flip is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "text", "line"),
+    [
+        (["--batchsize", "3"], "", "unknown flag --batchsize; did you mean --batch-size?"),
+        (["--epochs", "many"], "", "setting epochs: .*integer.*'many'"),
+        (["--epochs", "0"], "", "setting epochs: .*greater than or equal to 1"),
+        (["--network.norm", "layer"], "", "setting network.norm: .*'batch'.*'group'"),
+        (["--epochs"], "", "--epochs: expected one argument"),
+        ([], "netwrok: {depth: 3}", "unknown setting netwrok; did you mean network"),
+        ([], "network: {depht: 3}", "unknown setting network.depht; did you mean network.depth"),
+        ([], "network: 3", "setting network: .*3"),
+        ([], "crop: 100", "crop takes a multiple of 16 at depth 4"),
+        ([], "a: [1", "is not valid YAML"),
+        ([], "- 1", "takes settings as 'key: value' lines"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, flags: list[str], text: str, line: str) -> None:
+    path = write(tmp_path / "s.yaml", text)
+    with pytest.raises(SettingsError, match=line) as error:
+        read_settings(TrainSettings, [*NEEDED, "--config", path, *flags])
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_missing_is_named_with_its_flag() -> None:
+    with pytest.raises(SettingsError, match="setting output is missing: give --output"):
+        read_settings(TrainSettings, ["--data", "d"])
+    with pytest.raises(SettingsError, match=r"settings file: cannot read nowhere\.yaml"):
+        read_settings(TrainSettings, [*NEEDED, "--config", "nowhere.yaml"])
+
+
+def test_a_settings_file_cannot_execute(tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    path = write(tmp_path / "s.yaml", f"data: !!python/object/apply:os.mkdir ['{marker}']\n")
+    with pytest.raises(SettingsError):
+        read_settings(TrainSettings, [*NEEDED, "--config", path])
+    assert not marker.exists()
+
+
+def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(settings: JobSettings) -> int:
+        raise TesseraError("the reason")
+
+    assert run_job(TrainSettings, lambda settings: 0, NEEDED) == 0
+    assert run_job(TrainSettings, fail, NEEDED) == 1
+    assert run_job(TrainSettings, fail, ["--nonsense"]) == 2
+    assert capsys.readouterr().err.splitlines()[0] == "error: the reason"
+
+
+def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        read_settings(PredictSettings, ["--help"])
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for flag in ("--input", "--dry-run", "--regions.size", "--reader.max-pixels", "--config"):
+        assert flag in text
+    assert (
+        yaml.safe_load(to_yaml(PredictSettings(input="a", model="b", output="c")))["input"] == "a"
+    )

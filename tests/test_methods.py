@@ -1,0 +1,119 @@
+"""Methods: targets and decoding belong together, and losses see what was labelled."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import MethodSettings
+from pipeline.methods import build_method
+from pipeline.methods.base import Method, cross_entropy_dice
+from pipeline.metrics import match_objects
+from pipeline.records import VOID, Label
+from pipeline.synthetic import CLASSES, make_scene
+
+
+def perfect_outputs(method: Method, label: Label) -> dict[str, torch.Tensor]:
+    """Logits of a network that makes no mistake on `label`."""
+    targets = {name: torch.from_numpy(t)[None] for name, t in method.targets(label).items()}
+    channels = torch.arange(len(method.classes))[None, :, None, None]
+    outputs = {"semantic": (targets["semantic"][:, None] == channels) * 20.0}
+    if "seed" in method.heads:
+        outputs["seed"] = torch.logit(targets["seed"][:, None].clamp(1e-4, 1 - 1e-4))
+    return outputs
+
+
+def decode(method: Method, outputs: dict[str, torch.Tensor]):
+    return method.decode({name: m[0].numpy() for name, m in method.maps(outputs).items()})
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_instances_come_back_from_their_own_targets(seed: int) -> None:
+    label = make_scene(160, 200, 60, seed).label
+    method = build_method(MethodSettings(name="instance"), CLASSES)
+    found = decode(method, perfect_outputs(method, label))
+    matches = match_objects(label.instances, found.instances)
+    n = int(label.instances.max())
+    assert n > 20
+    assert matches.tp[0] >= 0.97 * n  # a sliver beside a larger object may have no seed of its own
+    assert matches.fp[0] <= 1
+    assert (found.semantic == label.semantic).mean() > 0.995
+
+
+def test_touching_objects_of_one_class_stay_apart() -> None:
+    instances = np.zeros((40, 60), np.int32)
+    instances[10:30, 10:30], instances[10:30, 30:50] = 1, 2
+    label = Label(np.where(instances > 0, 2, 0).astype(np.uint8), instances)
+    method = build_method(MethodSettings(name="instance"), CLASSES)
+    found = decode(method, perfect_outputs(method, label))
+    assert match_objects(instances, found.instances).tp.tolist() == [2] * 5
+    assert found.class_ids.tolist() == [2, 2]
+    semantic = build_method(MethodSettings(name="semantic"), CLASSES)
+    assert len(decode(semantic, perfect_outputs(semantic, label)).class_ids) == 1
+
+
+def test_an_objects_class_is_the_vote_of_its_pixels() -> None:
+    instances = np.zeros((40, 40), np.int32)
+    instances[5:35, 5:35] = 1
+    semantic = np.where(instances > 0, 2, 0).astype(np.uint8)
+    method = build_method(MethodSettings(name="instance"), CLASSES)
+    outputs = perfect_outputs(method, Label(semantic, instances))
+    outputs["semantic"][0, :, 5:12, 5:35] = torch.tensor([0, 0, 0, 20.0])[:, None, None]
+    found = decode(method, outputs)
+    assert found.class_ids.tolist() == [2]
+    assert set(np.unique(found.semantic)) == {0, 2}
+
+
+@pytest.mark.parametrize("name", ["semantic", "instance"])
+def test_an_image_without_objects_decodes_to_none(name: str) -> None:
+    label = Label(np.zeros((30, 20), np.uint8), np.zeros((30, 20), np.int32))
+    method = build_method(MethodSettings(name=name), CLASSES)
+    found = decode(method, perfect_outputs(method, label))
+    assert len(found.class_ids) == len(found.scores) == 0
+    assert not found.instances.any()
+    assert not found.semantic.any()
+
+
+@pytest.mark.parametrize("name", ["semantic", "instance"])
+def test_void_pixels_do_not_change_the_loss(name: str) -> None:
+    label = make_scene(48, 48, 6, 3).label
+    semantic = label.semantic.copy()
+    semantic[:, 24:] = VOID
+    method = build_method(MethodSettings(name=name), CLASSES)
+    part = method.targets(Label(semantic, label.instances))
+    targets = {key: torch.from_numpy(t)[None] for key, t in part.items()}
+    outputs = {h: torch.randn(1, k, 48, 48) for h, k in method.heads.items()}
+    changed = {h: t.clone() for h, t in outputs.items()}
+    for tensor in changed.values():
+        tensor[..., 24:] += 5
+    assert torch.isclose(method.loss(outputs, targets), method.loss(changed, targets))
+    for tensor in changed.values():
+        tensor[..., :24] += torch.randn(())
+        tensor[:, :1, :, :24] -= 3
+    assert not torch.isclose(method.loss(outputs, targets), method.loss(changed, targets))
+
+
+def test_a_label_of_void_alone_has_a_gradient_of_zero() -> None:
+    logits = torch.randn(1, 3, 8, 8, requires_grad=True)
+    cross_entropy_dice(logits, torch.full((1, 8, 8), VOID), None).backward()
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+def test_class_weights_raise_the_price_of_a_class() -> None:
+    target = torch.zeros(1, 8, 8)
+    target[..., 4:] = 1
+    logits = torch.zeros(1, 2, 8, 8)
+    logits[:, 0] = 2.0  # right about class 0, wrong about class 1
+    plain = cross_entropy_dice(logits, target, torch.tensor([1.0, 1.0]))
+    weighted = cross_entropy_dice(logits, target, torch.tensor([1.0, 9.0]))
+    assert weighted > plain
+
+
+def test_small_specks_are_dropped_and_their_pixels_given_back() -> None:
+    instances = np.zeros((30, 30), np.int32)
+    instances[2:4, 2:4], instances[10:20, 10:20] = 1, 2
+    label = Label(np.where(instances > 0, 2, 0).astype(np.uint8), instances)
+    method = build_method(MethodSettings(name="instance", min_area=10), CLASSES)
+    found = decode(method, perfect_outputs(method, label))
+    assert len(found.class_ids) == 1
+    assert not found.semantic[:6, :6].any()

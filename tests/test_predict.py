@@ -1,0 +1,209 @@
+"""Prediction as a user runs it: laws 1, 4 and 6, on real files, Ray and Parquet."""
+
+import json
+from pathlib import Path
+
+import cv2
+import duckdb
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from jobs import count, predict
+from pipeline.config import CountSettings, PredictSettings
+from pipeline.distributed.backfill import Backfill
+from pipeline.errors import BundleError, DataError, DatasetError, SettingsError
+from pipeline.synthetic import FORMATS, encode_image, make_scene
+from pipeline.tables.dataset import OutputDataset
+from tests.test_reader import BAD
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def settings(images: str, model: str, output: Path, **more: object) -> PredictSettings:
+    values = {"images_per_shard": 3, "max_reject_share": 1.0} | more
+    return PredictSettings(input=images, model=model, output=str(output), **values)
+
+
+def sql(output: Path, query: str) -> list[tuple[object, ...]]:
+    """Ask plain DuckDB over a plain glob, as README says."""
+    for table in ("images", "objects", "counts", "masks", "rejects"):
+        query = query.replace(f"${table}", f"read_parquet('{output}/{table}/**/*.parquet')")
+    return duckdb.sql(query).fetchall()
+
+
+@pytest.fixture
+def output(collection: str, trained: str, tmp_path: Path) -> Path:
+    """Good images of every format among one bad file of every kind, predicted."""
+    images = Path(collection) / "images"
+    for kind, (data, name) in BAD.items():
+        (images / f"bad-{kind}{Path(name).suffix}").write_bytes(data)
+    assert predict.work(settings(str(images), trained, tmp_path / "out")) == 0
+    return tmp_path / "out"
+
+
+def test_every_image_is_a_row_or_a_reject_with_its_reason(output: Path, collection: str) -> None:
+    good = {p.name for p in (Path(collection) / "images").iterdir() if "bad-" not in p.name}
+    rows = sql(output, "select uri, height, width, n_objects from $images")
+    assert {Path(str(row[0])).name for row in rows} == good
+    assert len(rows) == len(good)
+    rejects = sql(output, "select uri, stage, code, message from $rejects")
+    named = {Path(str(uri)).stem: (stage, code) for uri, stage, code, _ in rejects}
+    assert named == {f"bad-{kind}": ("read", kind.partition("-")[0]) for kind in BAD}
+    assert len(rejects) == len(BAD)
+    assert sum(int(str(row[3])) for row in rows) > 20
+    assert (1, 1) in {row[1:3] for row in rows}
+
+
+def test_tables_agree_with_one_another(output: Path) -> None:
+    disagree = sql(
+        output,
+        """
+        select c.image_id, c.class_name, c.n_objects, count(o.object_id)
+        from $counts c left join $objects o using (image_id, class_id)
+        where c.n_objects is not null
+        group by all
+        having c.n_objects <> count(o.object_id) or c.object_area <> coalesce(sum(o.area), 0)
+        """.replace(
+            "group by all", "group by c.image_id, c.class_name, c.n_objects, c.object_area"
+        ),
+    )
+    assert disagree == []
+    assert sql(output, "select sum(n_objects) from $images") == sql(
+        output, "select count(*) from $objects"
+    )
+    assert sql(output, "select distinct class_name from $counts order by 1") == [
+        ("cell",), ("crystal",), ("tissue",)
+    ]  # fmt: skip
+
+
+def test_objects_are_the_labels_in_the_masks(output: Path) -> None:
+    checked = 0
+    for image_id, semantic, instances, ids in sql(
+        output, "select image_id, semantic, instances, object_ids from $masks"
+    ):
+        labels = cv2.imdecode(np.frombuffer(instances, np.uint8), cv2.IMREAD_UNCHANGED)
+        classes = cv2.imdecode(np.frombuffer(semantic, np.uint8), cv2.IMREAD_UNCHANGED)
+        rows = sql(
+            output,
+            "select object_id, class_id, area, y0, x0, y1, x1, rle from $objects "
+            f"where image_id = '{image_id}' order by object_id",
+        )
+        assert [row[0] for row in rows] == list(ids) == list(range(1, labels.max() + 1))
+        for object_id, class_id, area, y0, x0, y1, x1, rle in rows:
+            mask = labels == object_id
+            assert mask.sum() == area
+            assert set(np.unique(classes[mask])) == {class_id}
+            size = [y1 - y0, x1 - x0]
+            inner = coco_mask.decode({"size": size, "counts": rle.encode()})
+            assert np.array_equal(inner > 0, mask[y0:y1, x0:x1])
+            checked += 1
+        for class_id, pixels in sql(
+            output, f"select class_id, pixels from $counts where image_id = '{image_id}'"
+        ):
+            assert (classes == class_id).sum() == pixels
+    assert checked > 20
+
+
+def test_the_same_command_again_does_nothing(
+    output: Path, collection: str, trained: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()}
+    assert predict.work(settings(f"{collection}/images", trained, output)) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.is_file()} == before
+
+
+def test_only_what_is_new_is_computed(output: Path, collection: str, trained: str) -> None:
+    (Path(collection) / "images/new.png").write_bytes(
+        encode_image(make_scene(50, 60, 4, 99).image, "png")
+    )
+    job = Backfill(settings(f"{collection}/images", trained, output))
+    work = job.plan()
+    assert [i.uri for s in work.shards for i in s.images] == [f"{collection}/images/new.png"]
+    before = sql(output, "select count(*) from $images")[0][0]
+    predict.work(settings(f"{collection}/images", trained, output))
+    assert sql(output, "select count(*), count(distinct uri) from $images") == [
+        (before + 1, before + 1)
+    ]
+
+
+def test_a_dry_run_writes_nothing(
+    collection: str, trained: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = settings(f"{collection}/images", trained, tmp_path / "out", dry_run=True)
+    assert predict.work(given) == 0
+    assert "7 images, 0 done before, 7 to do" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_without_objects_is_a_result(trained: str, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(4):
+        (images / f"{i}.png").write_bytes(cv2.imencode(".png", np.full((40, 50), i))[1].tobytes())
+    assert predict.work(settings(str(images), trained, tmp_path / "out")) == 0
+    assert sql(tmp_path / "out", "select count(*), sum(n_objects) from $images") == [(4, 0)]
+    assert sql(tmp_path / "out", "select count(*) from $rejects") == [(0,)]
+    assert sql(tmp_path / "out", "select count(*) from $counts") == [(12,)]
+
+
+def test_too_many_rejects_is_exit_3(
+    trained: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(3):
+        image = make_scene(40, 50, 4, i).image
+        (images / f"{i}.png").write_bytes(encode_image(image, FORMATS[0])[: 10**6 if i else 30])
+    given = settings(str(images), trained, tmp_path / "out", max_reject_share=0.2)
+    assert predict.work(given) == 3
+    assert "33% of the images were rejected, over the limit of 20%" in capsys.readouterr().err
+
+
+def test_a_manifest_with_a_missing_image(trained: str, tmp_path: Path) -> None:
+    image = encode_image(make_scene(40, 50, 4, 0).image, "png")
+    (tmp_path / "here.png").write_bytes(image)
+    (tmp_path / "list.csv").write_text("uri\nhere.png\ngone.png\n")
+    given = settings(str(tmp_path / "list.csv"), trained, tmp_path / "out")
+    assert predict.work(given) == 0
+    assert sql(tmp_path / "out", "select code, uri from $rejects") == [
+        ("not_found", f"{tmp_path}/gone.png")
+    ]
+    assert sql(tmp_path / "out", "select uri from $images") == [(f"{tmp_path}/here.png",)]
+
+
+def test_other_results_are_not_mixed_in(output: Path, collection: str, trained: str) -> None:
+    given = settings(f"{collection}/images", trained, output, seed_threshold=0.7)
+    with pytest.raises(DatasetError, match="holds the results of other settings"):
+        Backfill(given)
+    assert Backfill(settings(f"{collection}/images", trained, output, workers=1)).plan().images == 0
+
+
+def test_wrong_inputs_are_one_line(collection: str, trained: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere does not exist"):
+        Backfill(settings(str(tmp_path / "nowhere"), trained, tmp_path / "out"))
+    with pytest.raises(DataError, match="holds no PNG, JPEG or TIFF image"):
+        Backfill(settings(trained, trained, tmp_path / "out"))
+    with pytest.raises(BundleError, match="is not a model bundle"):
+        Backfill(settings(collection, str(tmp_path), tmp_path / "out"))
+    given = settings(f"{collection}/images", trained, tmp_path / "out", workers=1000)
+    with pytest.raises(SettingsError, match="setting workers: at most"):
+        predict.work(given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_counts_are_those_of_the_objects(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert count.work(CountSettings(dataset=str(output), json=True)) == 0
+    rows = json.loads(capsys.readouterr().out)
+    expected = sql(output, "select class_name, count(*) from $objects group by 1 order by 1")
+    assert [(r["class_name"], r["n_objects"]) for r in rows if r["n_objects"] is not None] == (
+        expected
+    )
+    count.work(CountSettings(dataset=str(output), by="image", json=True))
+    per_image = json.loads(capsys.readouterr().out)
+    assert len(per_image) == 7 * 3
+    assert sum(r["n_objects"] or 0 for r in per_image) == sum(n for _, n in expected)
+    with pytest.raises(DatasetError, match="is not an output dataset"):
+        OutputDataset.open(str(output / "images"))

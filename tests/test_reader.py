@@ -1,0 +1,180 @@
+"""Reading: every supported layout comes out as stored, every bad file with its code."""
+
+import io
+import struct
+import zlib
+
+import cv2
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.config import NormalizeSettings, ReaderSettings
+from pipeline.errors import RejectError
+from pipeline.images.normalize import match_channels, measure_range, normalize
+from pipeline.images.reader import decode_image
+
+RNG = np.random.default_rng(0)
+
+
+def noise(shape: tuple[int, ...], dtype: type = np.uint8) -> NDArray[np.generic]:
+    return RNG.integers(0, np.iinfo(dtype).max, shape).astype(dtype)
+
+
+def png(image: NDArray[np.generic]) -> bytes:
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def tiff(image: NDArray[np.generic], **options: object) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, image, **options)
+    return file.getvalue()
+
+
+def pillow(image: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+def read(data: bytes, name: str = "a", **settings: object) -> NDArray[np.generic]:
+    return decode_image(data, name, ReaderSettings(**settings))
+
+
+GRAY8, GRAY16 = noise((20, 31)), noise((20, 31), np.uint16)
+RGB8, RGB16 = noise((20, 31, 3)), noise((20, 31, 3), np.uint16)
+RGBA8, MANY = noise((20, 31, 4)), noise((5, 20, 31), np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (png(GRAY8), GRAY8[..., None]),
+        (png(GRAY16), GRAY16[..., None]),
+        (png(RGB8[..., ::-1]), RGB8),
+        (imagecodecs.png_encode(RGB16), RGB16),
+        (imagecodecs.png_encode(RGBA8), RGBA8[..., :3]),
+        (tiff(GRAY8), GRAY8[..., None]),
+        (tiff(GRAY16, compression="zlib", tile=(16, 16)), GRAY16[..., None]),
+        (tiff(RGB8, photometric="rgb"), RGB8),
+        (tiff(RGB16, photometric="rgb", compression="lzw"), RGB16),
+        (tiff(RGBA8, photometric="rgb", extrasamples=["unassalpha"]), RGBA8[..., :3]),
+        (tiff(MANY, photometric="minisblack"), np.moveaxis(MANY, 0, -1)),
+        (tiff(MANY, metadata={"axes": "CYX"}, ome=True), np.moveaxis(MANY, 0, -1)),
+        (
+            tiff(np.moveaxis(MANY, 0, -1), photometric="minisblack", planarconfig="contig"),
+            np.moveaxis(MANY, 0, -1),
+        ),
+        (tiff(GRAY8, photometric="miniswhite"), (255 - GRAY8)[..., None]),
+        (tiff(GRAY8.astype(np.float32) / 7), (GRAY8.astype(np.float32) / 7)[..., None]),
+        (pillow(Image.fromarray(GRAY8).convert("1"), "PNG"), None),
+        (pillow(Image.fromarray(RGB8).convert("P"), "PNG"), None),
+    ],
+)
+def test_layouts(data: bytes, expected: NDArray[np.generic] | None) -> None:
+    found = read(data)
+    assert found.ndim == 3
+    if expected is not None:
+        assert found.dtype == expected.dtype
+        assert np.array_equal(found, expected)
+
+
+def test_palette_and_bilevel_become_what_they_show() -> None:
+    palette = Image.fromarray(RGB8).quantize(256)
+    assert np.array_equal(read(pillow(palette, "PNG")), np.asarray(palette.convert("RGB")))
+    bits = Image.fromarray(GRAY8).convert("1")
+    assert np.array_equal(read(pillow(bits, "PNG"))[..., 0], np.asarray(bits) * 255)
+
+
+def test_jpeg_is_close_to_what_was_stored() -> None:
+    smooth = cv2.resize(noise((4, 4, 3)), (64, 48), interpolation=cv2.INTER_CUBIC)
+    data = cv2.imencode(".jpg", smooth[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
+    found = read(data, "a.JPG")
+    assert found.shape == smooth.shape
+    assert np.abs(found.astype(int) - smooth).mean() < 4
+
+
+def bomb() -> bytes:
+    """A PNG of a few hundred bytes whose header promises 900 megapixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
+    body = zlib.compress(b"\0" * 10_000)
+    signature = b"\x89PNG\r\n\x1a\n"
+    return signature + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+BAD = {
+    "empty": (b"", "a.png"),
+    "unknown_format": (b"these are words, not pixels", "a.png"),
+    "misnamed": (png(GRAY8), "a.jpg"),
+    "corrupt": (b"\x89PNG\r\n\x1a\n" + b"garbage" * 20, "a.png"),
+    "corrupt-truncated-png": (png(RGB8)[:-300], "a.png"),
+    "corrupt-truncated-deep-png": (imagecodecs.png_encode(RGB16)[:-1500], "a.png"),
+    "corrupt-truncated-jpeg": (cv2.imencode(".jpg", RGB8)[1].tobytes()[:-400], "a.jpg"),
+    "corrupt-truncated-tiff": (tiff(noise((64, 64)), rowsperstrip=8)[:-500], "a.tif"),
+    "corrupt-truncated-lzw": (tiff(noise((64, 64)), compression="lzw")[:-500], "a.tif"),
+    "corrupt-tiff-header": (b"II*\x00" + b"\xff" * 40, "a.tif"),
+    "too_large": (bomb(), "a.png"),
+    "layout": (tiff(noise((100, 120, 130)), metadata={"axes": "ZYX"}), "a.tif"),
+    "layout-complex": (tiff(GRAY8.astype(np.complex64)), "a.tif"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_files_are_refused_with_their_code(kind: str) -> None:
+    data, name = BAD[kind]
+    with pytest.raises(RejectError) as refused:
+        read(data, name)
+    assert refused.value.code == kind.partition("-")[0]
+    assert "\n" not in refused.value.message
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+def test_no_truncation_passes(name: str, cut: int) -> None:
+    whole = {
+        "a.png": png(RGB8),
+        "a.jpg": cv2.imencode(".jpg", RGB8)[1].tobytes(),
+        "a.tif": tiff(RGB8, photometric="rgb", compression="zlib", rowsperstrip=4),
+    }[name]
+    with pytest.raises(RejectError):
+        read(whole[: len(whole) * cut // 12 - 1], name)
+
+
+def test_limits_and_names_are_settings() -> None:
+    with pytest.raises(RejectError, match="over the limit of 100"):
+        read(png(GRAY8), max_pixels=100)
+    assert read(png(GRAY8), "a.jpg", allow_misnamed=True).shape == (20, 31, 1)
+
+
+def test_percentiles_stretch_each_image_alike() -> None:
+    image = np.arange(10_000, dtype=np.uint16).reshape(100, 100, 1)
+    settings = NormalizeSettings(low=1, high=99)
+    for scaled in (image, image * 5 + 300, image.astype(np.float32) / 3):
+        values = normalize(scaled, measure_range(scaled, settings))
+        assert np.percentile(values, (1, 99)) == pytest.approx([0, 1], abs=2e-3)
+
+
+def test_images_without_contrast_or_with_nan_stay_finite() -> None:
+    flat = np.full((5, 5, 1), 7, np.uint8)
+    assert not normalize(flat, measure_range(flat, NormalizeSettings())).any()
+    holes = np.linspace(0, 1, 25, dtype=np.float32).reshape(5, 5, 1)
+    holes[0, 0], holes[1, 1] = np.nan, np.inf
+    assert np.isfinite(normalize(holes, measure_range(holes, NormalizeSettings()))).all()
+
+
+def test_channels_fit_or_are_refused() -> None:
+    assert np.array_equal(match_channels(GRAY8[..., None], 3)[..., 2], GRAY8)
+    gray = match_channels(np.full((2, 2, 3), 100, np.uint8), 1)
+    assert gray.dtype == np.uint8
+    assert (gray == 100).all()
+    with pytest.raises(RejectError, match="5 channels where the model takes 3"):
+        match_channels(np.zeros((2, 2, 5), np.uint8), 3)

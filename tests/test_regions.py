@@ -1,0 +1,80 @@
+"""Law 3 for the network's maps: tiled equals whole."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings, RegionSettings
+from pipeline.methods import build_method
+from pipeline.models.unet import UNet
+from pipeline.predicting.engine import TorchEngine, fuse_batch_norms
+from pipeline.predicting.predictor import Predictor
+from pipeline.predicting.regions import cut_regions
+from pipeline.records import Box
+from pipeline.synthetic import CLASSES, make_scene
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (50, 50), (64, 64), (65, 200), (300, 17)])
+@pytest.mark.parametrize("size", [16, 64, 100])
+def test_cores_tile_the_image_exactly(shape: tuple[int, int], size: int) -> None:
+    covered = np.zeros(shape, int)
+    for region in cut_regions(*shape, size=size, halo=20, stride=16):
+        core, read = region.core, region.read
+        covered[core.y0 : core.y1, core.x0 : core.x1] += 1
+        assert Box(max(read.y0, 0), max(read.x0, 0), *read[2:]) == read
+        assert read.y0 % 16 == read.x0 % 16 == 0
+        assert min(core.y0 - read.y0, 20) == min(core.y0, 20)
+        assert min(read.y1 - core.y1, 20) == min(shape[0] - core.y1, 20)
+    assert (covered == 1).all()
+
+
+@pytest.fixture(scope="module")
+def engine() -> TorchEngine:
+    torch.manual_seed(0)
+    method = build_method(MethodSettings(name="instance"), CLASSES)
+    network = UNet(NetworkSettings(depth=2, width=8), 3, method.heads)
+    with torch.no_grad():  # statistics as after training, so that the maps are not flat
+        for i in range(40):
+            image = torch.from_numpy(make_scene(64, 64, 8, i).image).permute(2, 0, 1)
+            network(image[None] / 128)
+        for head in network.heads.values():
+            head.weight *= 10
+    return TorchEngine(network, method, torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize(("size", "shape"), [(32, (150, 131)), (48, (97, 260)), (64, (128, 128))])
+def test_tiled_equals_whole(engine: TorchEngine, size: int, shape: tuple[int, int]) -> None:
+    image = make_scene(*shape, 40, 7).image
+    whole, tiled = (
+        Predictor(engine, 3, NormalizeSettings(), RegionSettings(size=side))
+        for side in (1024, size)
+    )
+    expected = whole.predict([whole.prepare(image)])[0]
+    found = tiled.predict([tiled.prepare(image)])[0]
+    assert len(np.unique(expected["foreground"])) > 20
+    for name, plane in expected.items():
+        # Sums in another order may round one step of 255 the other way, no more.
+        difference = np.abs(plane.astype(int) - found[name])
+        assert difference.max() <= (1 if name in ("foreground", "seed") else 0), name
+
+
+def test_sharing_a_batch_changes_nothing(engine: TorchEngine) -> None:
+    predictor = Predictor(engine, 3, NormalizeSettings(), RegionSettings())
+    shapes = [(60, 60), (64, 64), (57, 61), (20, 90), (1, 1)]
+    images = [predictor.prepare(make_scene(*shape, 5, i).image) for i, shape in enumerate(shapes)]
+    together = predictor.predict(images)
+    for image, maps in zip(images, together, strict=True):
+        (alone,) = predictor.predict([image])
+        for name in maps:
+            assert np.abs(alone[name].astype(int) - maps[name]).max() <= 1
+
+
+def test_fused_network_says_the_same(engine: TorchEngine) -> None:
+    torch.manual_seed(1)
+    network = UNet(NetworkSettings(depth=2, width=4), 1, {"out": 2})
+    network(torch.rand(4, 1, 32, 32))
+    network.eval()
+    x = torch.rand(1, 1, 40, 40)
+    with torch.inference_mode():
+        expected = network(x)["out"].clone()
+        assert torch.allclose(fuse_batch_norms(network)(x)["out"], expected, atol=1e-5)

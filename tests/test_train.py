@@ -1,0 +1,174 @@
+"""Training as a user runs it, and the parts of the loop that a user would notice."""
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from jobs import evaluate, predict, train
+from pipeline.config import (
+    AugmentSettings,
+    EvaluateSettings,
+    MethodSettings,
+    NetworkSettings,
+    NormalizeSettings,
+    PredictSettings,
+    TrainSettings,
+)
+from pipeline.errors import DataError
+from pipeline.evaluation import evaluate as measure
+from pipeline.labels.folder import open_folder, read_sample
+from pipeline.methods import build_method
+from pipeline.models.bundle import load_spec
+from pipeline.synthetic import CLASSES, write_annotated
+from pipeline.tables.dataset import OutputDataset
+from pipeline.training.crops import CropSource
+from pipeline.training.loop import Schedule
+
+SMALL = NetworkSettings(depth=2, width=8)
+
+
+def source(annotated: str, **augment: object) -> CropSource:
+    data = open_folder(annotated, 0.2)
+    return CropSource(
+        [read_sample(image, data.classes, data.void) for image in data.split("train")],
+        build_method(MethodSettings(name="instance"), CLASSES),
+        channels=3,
+        crop=64,
+        augment=AugmentSettings(**augment),
+        normalization=NormalizeSettings(),
+        seed=3,
+    )
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_crops_are_the_same_however_many_workers(annotated: str, world: int) -> None:
+    crops = source(annotated)
+    whole = list(crops.batches(epoch=2, steps=3, batch_size=4, rank=0, world=1))
+    parts = [list(crops.batches(2, 3, 4, rank, world)) for rank in range(world)]
+    for step, batch in enumerate(whole):
+        for rank in range(world):
+            assert torch.equal(batch.images[rank::world], parts[rank][step].images)
+            for name, target in batch.targets.items():
+                assert torch.equal(target[rank::world], parts[rank][step].targets[name])
+    other = next(crops.batches(3, 1, 4, 0, 1))
+    assert not torch.equal(other.images, whole[0].images)
+
+
+def test_every_image_is_seen_in_an_epoch(annotated: str) -> None:
+    crops = source(annotated)
+    assert set(crops.order(1, len(crops))) == set(range(len(crops.samples)))
+    assert len(crops.order(1, 3 * len(crops) + 1)) == 3 * len(crops) + 1
+
+
+def test_labels_move_with_their_pixels(annotated: str) -> None:
+    """Crystals are the brightest things: under any geometry their label lies on them."""
+    crops = source(annotated, intensity=0, noise=0)
+    for batch in crops.batches(1, 5, 4, 0, 1):
+        gray, semantic = batch.images.mean(1), batch.targets["semantic"]
+        crystal, tissue = gray[semantic == 3], gray[semantic == 1]
+        assert crystal.mean() > tissue.mean() + 0.3
+
+
+def test_the_learning_rate_is_annealed_to_the_end_of_the_time() -> None:
+    settings = TrainSettings(data="d", output="o", max_minutes=1.0)
+    schedule = Schedule(settings, steps_per_epoch=10, started=time.time() - 15)
+    assert schedule.progress(0) < 0.01
+    late = Schedule(settings, 10, time.time() - 30)
+    late.started -= 31
+    assert late.progress(5) == 1
+    assert schedule.factor(schedule.warmup) == pytest.approx(1)
+    assert schedule.factor(1) == pytest.approx(0)
+    by_steps = Schedule(TrainSettings(data="d", output="o", epochs=4), 10, time.time())
+    assert [by_steps.progress(n) for n in (0, 20, 40)] == [0, 0.5, 1]
+
+
+def test_the_whole_path_finds_most_objects(
+    trained: str, annotated: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = load_spec(trained)
+    assert spec.method.name == "instance"
+    assert spec.channels == 3
+    assert spec.metrics["ap_0.5"] > 0.5
+    assert {p.name for p in Path(trained).iterdir()} == {
+        "bundle.json", "weights.safetensors", "settings.yaml"
+    }  # fmt: skip
+    output = str(tmp_path / "out")
+    predict.work(PredictSettings(input=f"{annotated}/images", model=trained, output=output))
+    assert evaluate.work(EvaluateSettings(predictions=output, data=annotated, split="val")) == 0
+    assert "panoptic quality" in capsys.readouterr().out
+    (figures,) = measure(OutputDataset.open(output), open_folder(annotated, 0.2), split="val")
+    # The job's figures are those of the validation that chose the model, but for class votes.
+    assert figures.ap_pooled["0.5"] > 0.45
+    assert figures.images == 4
+    assert [c.name for c in figures.classes] == ["tissue", "cell", "crystal"]
+    assert figures.classes[0].iou > 0.6
+    assert math.isfinite(figures.count_error)
+
+
+def test_evaluation_against_itself_is_perfect(
+    trained: str, annotated: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Predictions turned into labels: every figure is the best there is."""
+    import cv2
+
+    output, truth = str(tmp_path / "out"), tmp_path / "truth"
+    predict.work(PredictSettings(input=f"{annotated}/images", model=trained, output=output))
+    dataset = OutputDataset.open(output)
+    write_annotated(str(truth), [(8, 8)] * 2, ["train", "val"], seed=1)  # classes.yaml, and names
+    names = {}
+    for row in dataset.read("images", ["image_id", "uri"]).to_pylist():
+        names[row["image_id"]] = Path(row["uri"])
+    for row in dataset.read("masks", ["image_id", "semantic", "instances"]).to_pylist():
+        image = names[row["image_id"]]
+        (truth / "images" / image.name).write_bytes(image.read_bytes())
+        (truth / f"labels/{image.stem}.png").write_bytes(row["instances"])
+        (truth / f"semantic/{image.stem}.png").write_bytes(row["semantic"])
+    (truth / "manifest.csv").write_text(
+        "name,split,half\n" + "".join(f"{p.stem},test,{p.stem[-1] > '5'}\n" for p in names.values())
+    )
+    groups = measure(dataset, open_folder(str(truth), 0.2), by="half")
+    assert [g.group for g in groups] == ["all", "False", "True"]
+    for group in groups:
+        assert set(group.ap_mean.values()) == set(group.ap_pooled.values()) == {1.0}
+        assert (group.pq, group.count_error, group.count_bias) == (1, 0, 0)
+        assert all(c.dice == c.iou == 1 for c in group.classes)
+    label = cv2.imread(str(truth / f"labels/{image.stem}.png"), cv2.IMREAD_UNCHANGED)
+    assert np.any(label)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_semantic_training_on_two_workers(annotated: str, tmp_path: Path) -> None:
+    settings = TrainSettings(
+        data=annotated,
+        output=str(tmp_path / "model"),
+        epochs=3,
+        workers=2,
+        crop=64,
+        min_steps=20,
+        network=SMALL,
+        method=MethodSettings(name="semantic", class_weights=[1, 1, 2, 2]),
+        checkpoints=str(tmp_path / "checkpoints"),
+    )
+    assert train.work(settings) == 0
+    spec = load_spec(settings.output)
+    assert spec.method.name == "semantic"
+    assert spec.metrics["mean_iou"] > 0.4
+    assert list((tmp_path / "checkpoints").rglob("weights.safetensors"))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_damaged_label_stops_training_with_one_line(tmp_path: Path) -> None:
+    write_annotated(str(tmp_path / "data"), [(40, 40)] * 4, ["train"] * 3 + ["val"], seed=0)
+    bad = tmp_path / "data/labels/scene-0001.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    settings = TrainSettings(data=str(tmp_path / "data"), output=str(tmp_path / "model"), epochs=1)
+    with pytest.raises(DataError, match=r"labels/scene-0001\.png damaged PNG") as error:
+        train.work(settings)
+    assert "\n" not in str(error.value)
+    (tmp_path / "data/manifest.csv").write_text("name,split\nscene-0000,train\n")
+    with pytest.raises(DataError, match="has no image of the split val"):
+        train.work(settings)

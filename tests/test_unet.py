@@ -1,0 +1,53 @@
+"""The network: any size in, the same size out, and no farther sight than it says."""
+
+import pytest
+import torch
+
+from pipeline.config import NetworkSettings
+from pipeline.models.unet import UNet, network_context
+
+SIZES = [(1, 1), (1, 7), (5, 1), (15, 16), (16, 16), (17, 33), (31, 64), (63, 65), (100, 37)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_output_has_the_inputs_size(size: tuple[int, int], channels: int) -> None:
+    network = UNet(NetworkSettings(depth=4, width=4), channels, {"semantic": 3, "seed": 1}).eval()
+    with torch.inference_mode():
+        outputs = network(torch.rand(2, channels, *size))
+    assert {name: tuple(t.shape) for name, t in outputs.items()} == {
+        "semantic": (2, 3, *size),
+        "seed": (2, 1, *size),
+    }
+    assert all(torch.isfinite(t).all() for t in outputs.values())
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "instance", "none"])
+def test_every_norm_trains(norm: str) -> None:
+    network = UNet(NetworkSettings(depth=2, width=6, norm=norm), 1, {"semantic": 2})
+    network(torch.rand(2, 1, 20, 20))["semantic"].square().sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_context_is_as_far_as_the_network_sees_and_no_farther(depth: int) -> None:
+    torch.manual_seed(0)
+    network = UNet(NetworkSettings(depth=depth, width=4), 1, {"out": 1}).eval().double()
+    context, stride = network_context(depth), 2**depth
+    reach = 0
+    for offset in range(stride):  # how far depends on where in its coarse pixel an output lies
+        side = 2 * context + 4 * stride
+        x = torch.rand(1, 1, 1, side, dtype=torch.double, requires_grad=True)
+        image = x.expand(1, 1, side, side)
+        centre = side // 2 + offset
+        network(image)["out"][0, 0, side // 2, centre].backward()
+        assert x.grad is not None
+        seen = x.grad[0, 0, 0].nonzero().flatten()
+        reach = max(reach, int((seen - centre).abs().max()))
+    assert context / 2 < reach <= context
+
+
+def test_width_and_depth_set_the_channels() -> None:
+    network = UNet(NetworkSettings(depth=3, width=8, max_width=32), 3, {"semantic": 2})
+    weights = [m.weight for m in network.encoder.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [w.shape[0] for w in weights[::2]] == [8, 16, 32, 32]
