@@ -66,9 +66,9 @@ def work(settings: DemoSettings) -> int:
         _step(overlay.work, OverlaySettings(dataset=output, picture=picture))
     console.rule("where everything lies", align="left")
     for path, what in (
-        (data, "annotated images: images/, labels/, semantic/, classes.yaml, manifest.csv"),
+        (data, "annotated images, to train on"),
         (model, "the model bundle"),
-        (collection, "the images that were predicted, and the truth about them"),
+        (collection, "images to predict, and the truth about them"),
         (output, "masks, objects, counts and rejects in Parquet"),
         (picture, "objects drawn over their images"),
     ):
@@ -78,7 +78,8 @@ def work(settings: DemoSettings) -> int:
 
 def _step(job: Callable[[S], int], settings: S) -> None:
     console.print()
-    console.rule(_command(settings), align="left", characters="─")
+    console.rule(characters="─")
+    console.print(f"$ {_command(settings)}\n", highlight=False, soft_wrap=True)
     job(settings)
 
 

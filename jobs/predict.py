@@ -81,6 +81,9 @@ def _print_result(final: "Progress", output: str) -> None:
             ]
         ],
     )
+    if final.rejects:
+        codes = ", ".join(f"{code} {n:,}" for code, n in sorted(final.reject_codes.items()))
+        console.print(f"\nrejected: {codes}; the reasons are in {output}/rejects", highlight=False)
     console.print(f"\noutput dataset: {output}", highlight=False)
 
 

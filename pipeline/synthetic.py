@@ -83,14 +83,14 @@ def write_annotated(
 def encode_image(image: NDArray[np.uint8], kind: str) -> bytes:
     """(H, W, 3) → a file's bytes, in one of `FORMATS`."""
     if kind.startswith("gray16"):
-        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.uint16) * 200 + 500
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.uint16) * np.uint16(200)
         return _to_png(gray) if kind.endswith("png") else _to_tiff(gray)
     if kind == "tif":
         return _to_tiff(image)
     if kind == "jpg":
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-    return _to_png(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return _to_png(image[..., ::-1])
 
 
 def _paint_tissue(height: int, width: int, rng: np.random.Generator) -> SemanticMap:
@@ -155,7 +155,7 @@ def _rims(instances: InstanceMap) -> NDArray[np.bool_]:
 
 
 def _to_png(image: NDArray[np.integer[Any]]) -> bytes:
-    return cv2.imencode(".png", image)[1].tobytes()
+    return cv2.imencode(".png", np.ascontiguousarray(image))[1].tobytes()
 
 
 def _to_tiff(image: NDArray[np.generic]) -> bytes:

@@ -1,12 +1,14 @@
 """One run over a collection: list, plan or resume, stream, sum up."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 
 from pipeline import __version__, storage
 from pipeline.config import PredictSettings, fingerprint, to_yaml
+from pipeline.distributed.notices import without_known_notices
 from pipeline.distributed.predict import GraphSettings, stream_shards
 from pipeline.distributed.session import check_fits, ray_session, unwrapped_errors
 from pipeline.errors import DataError
@@ -46,6 +48,8 @@ class Progress:
     images: int = 0
     objects: int = 0
     rejects: int = 0
+    reject_codes: Mapping[str, int] = field(default_factory=dict)
+    """Code → number of rejects."""
     pixels: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
@@ -111,7 +115,7 @@ class Backfill:
         started = time.time()
         progress = Progress(total=work.images)
         on_progress(progress)
-        with ray_session() as resources, unwrapped_errors():
+        with without_known_notices(), ray_session() as resources, unwrapped_errors():
             if self.settings.workers:
                 check_fits(self.settings.workers, resources)
             run = work.resumed or self._new_run(work.shards)
@@ -130,7 +134,10 @@ class Backfill:
                     total=progress.total,
                     images=progress.images + result.images,
                     objects=progress.objects + result.objects,
-                    rejects=progress.rejects + result.rejects,
+                    rejects=progress.rejects + len(result.reject_codes),
+                    reject_codes=dict(
+                        Counter(progress.reject_codes) + Counter(result.reject_codes)
+                    ),
                     pixels=progress.pixels + result.pixels,
                     bytes_read=progress.bytes_read + result.bytes_read,
                     bytes_written=progress.bytes_written + result.bytes_written,

@@ -11,17 +11,28 @@ from functools import partial
 
 import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext, ExecutionOptions, ExecutionResources
+from ray.data import ActorPoolStrategy, ExecutionOptions, ExecutionResources
 
 from pipeline import storage
 from pipeline.config import MethodSettings, PredictSettings, ReaderSettings
 from pipeline.distributed.blocks import ReadImage, images_of, maps_of, shard_of, to_table
-from pipeline.distributed.session import Resources
+from pipeline.distributed.session import Resources, data_context
 from pipeline.errors import RejectError, StorageError
 from pipeline.images.collection import MISSING
 from pipeline.images.reader import decode_image
 from pipeline.records import Classes, Maps, Pixels, PredictedImage, Reject, Shard, SourceImage
 
+_RESULT = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("images", pa.int64()),
+        ("objects", pa.int64()),
+        ("reject_codes", pa.list_(pa.string())),
+        ("pixels", pa.int64()),
+        ("bytes_read", pa.int64()),
+        ("bytes_written", pa.int64()),
+    ]
+)
 _READ_THREADS = 8  # of one task: object stores answer slowly, but many at once
 _NO_PROGRESS_SECONDS = 600
 
@@ -33,7 +44,8 @@ class ShardResult:
     shard: str
     images: int
     objects: int
-    rejects: int
+    reject_codes: list[str]
+    """One a reject."""
     pixels: int
     bytes_read: int
     bytes_written: int
@@ -87,8 +99,9 @@ def stream_shards(
             num_cpus=plan.commit_cpus,
         )
     )
-    for row in rows.iter_rows():
-        yield ShardResult(**row)
+    for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for row in batch.to_pylist():
+            yield ShardResult(**row)
 
 
 def read_shard(batch: pa.Table, reader: ReaderSettings) -> pa.Table:
@@ -173,12 +186,12 @@ class CommitShard:
             shard=shard,
             images=len(images),
             objects=sum(len(image.segmentation.class_ids) for image in images),
-            rejects=len(rejects),
+            reject_codes=[reject.code for reject in rejects],
             pixels=sum(image.shape[0] * image.shape[1] for image in images),
             bytes_read=sum(max(size, 0) for size in block["size"].to_pylist()),
             bytes_written=written,
         )
-        return pa.Table.from_pylist([asdict(result)])
+        return pa.Table.from_pylist([asdict(result)], _RESULT)
 
     def _decode(self, source: SourceImage, pixels: Pixels, maps: Maps) -> PredictedImage:
         from pipeline.predicting.objects import measure_objects
@@ -250,10 +263,8 @@ def _share(cpus: float, processes: int) -> float:
 
 
 def _set_context(settings: PredictSettings, plan: _Placement) -> None:
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
+    context = data_context()
     context.target_max_block_size = None  # blocks stay whole shards
-    context.max_errored_blocks = 0  # any other value drops rows without a word
     context.max_consecutive_actor_init_deaths = 3
     context.execution_no_progress_timeout_s = _NO_PROGRESS_SECONDS  # ends a run that hangs
     context.execution_options = ExecutionOptions(

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ray
+from ray.data import DataContext
+from ray.exceptions import RayError
 
 from pipeline.errors import SettingsError, TesseraError
 
@@ -67,8 +69,9 @@ def user_error(error: BaseException) -> TesseraError | None:
         if id(current) in seen:
             continue
         seen.add(id(current))
-        if isinstance(current, TesseraError) and not isinstance(current, ray.exceptions.RayError):
-            return current
+        if isinstance(current, TesseraError) and not isinstance(current, RayError):
+            # Ray Data adds lines of advice of its own to the message.
+            return type(current)(str(current).partition("\n")[0])
         linked = [current.__cause__, current.__context__, getattr(current, "cause", None)]
         linked += list(getattr(current, "worker_failures", {}).values())
         waiting += [item for item in linked if isinstance(item, BaseException)]
@@ -82,9 +85,19 @@ def unwrapped_errors() -> Iterator[None]:
         yield
     except Exception as error:
         found = user_error(error)
-        if found is None or found is error:
+        if found is None or (isinstance(error, type(found)) and not isinstance(error, RayError)):
             raise
         raise found from None
+
+
+def data_context() -> DataContext:
+    """Ray Data's settings for this process, with what all of our graphs want of them."""
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors reach the driver by raising
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # or `unwrapped_errors` would find only text
+    context.max_errored_blocks = 0  # any other value drops rows without a word
+    return context
 
 
 def check_fits(workers: int, resources: Resources) -> None:
@@ -114,7 +127,5 @@ def _resources() -> Resources:
 def _quieten() -> None:
     """Ray's own progress and notices are for those who develop on Ray; the jobs print theirs."""
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)

@@ -21,7 +21,13 @@ from ray.train.torch import TorchTrainer, prepare_model
 from pipeline import storage
 from pipeline.config import MethodSettings, TrainSettings, to_yaml
 from pipeline.distributed.samples import from_table, to_table
-from pipeline.distributed.session import Resources, check_fits, ray_session, unwrapped_errors
+from pipeline.distributed.session import (
+    Resources,
+    check_fits,
+    data_context,
+    ray_session,
+    unwrapped_errors,
+)
 from pipeline.errors import DataError, SettingsError
 from pipeline.labels.folder import AnnotatedData, open_folder, read_sample
 from pipeline.methods import build_method
@@ -122,8 +128,7 @@ def _read(data: AnnotatedData, split: str) -> MaterializedDataset[Any]:
     images = data.split(split)
     if not images:
         raise DataError(f"{data.uri} has no image of the split {split}")
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    data_context()
     items = [{"image": asdict(image)} for image in images]
     decoded: MaterializedDataset[Any] = (
         ray.data.from_items(items, override_num_blocks=-(-len(items) // _READ_TOGETHER))
