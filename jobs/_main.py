@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from pipeline import storage
-from pipeline.config import JobSettings, load, parse_yaml
+from pipeline.config import JobSettings
 from pipeline.errors import SettingsError, StorageError, TesseraError
+from pipeline.parsing import load, parse_yaml
 
 S = TypeVar("S", bound=JobSettings)
 
@@ -26,7 +27,7 @@ def run_job(kind: type[S], work: Callable[[S], int], flags: Sequence[str] | None
     except TesseraError as error:
         return _fail(str(error), FAILED)
     except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from here", 130)
+        return _fail("interrupted", FAILED)
     except BrokenPipeError:
         # The reader of our output has left, as `head` does. Nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,7 +9,8 @@ from pipeline.config import TrainSettings
 
 def work(settings: TrainSettings) -> int:
     """Train, and print what the best epoch reached."""
-    from pipeline.distributed.train import Report, train_bundle
+    from pipeline.distributed.mailbox import Report
+    from pipeline.distributed.train import train_bundle
     from pipeline.training.loop import StepReport
 
     share, text, score = 0.0, "reading images", ""

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from jobs._main import read_settings, run_job
-from pipeline.config import JobSettings, PredictSettings, TrainSettings, to_yaml
+from pipeline.config import JobSettings, PredictSettings, TrainSettings
 from pipeline.errors import SettingsError, TesseraError
+from pipeline.parsing import to_yaml
 
 NEEDED = ["--data", "d", "--output", "o"]
 

@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 
 from pipeline import __version__, storage
-from pipeline.config import PredictSettings, fingerprint, to_yaml
+from pipeline.config import PredictSettings, fingerprint
 from pipeline.distributed.notices import without_known_notices
 from pipeline.distributed.predict import GraphSettings, stream_shards
 from pipeline.distributed.session import check_fits, ray_session, unwrapped_errors
 from pipeline.errors import DataError
 from pipeline.images.collection import Collection, list_collection
 from pipeline.models.bundle import BundleSpec, load_spec, read_weights
+from pipeline.parsing import to_yaml
 from pipeline.plan import plan_shards, remaining_shards
 from pipeline.records import Shard
 from pipeline.tables.dataset import DatasetSpec, OutputDataset, Run

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import cast
 
 import pyarrow as pa
 import ray.data
@@ -100,7 +101,7 @@ def stream_shards(
         )
     )
     for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in batch.to_pylist():
+        for row in cast(pa.Table, batch).to_pylist():
             yield ShardResult(**row)
 
 

@@ -1,10 +1,7 @@
 """Training as one Ray Train graph: Ray Data reads, N workers train under DDP, the best is kept."""
 
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, cast
@@ -19,7 +16,8 @@ from ray.train import Checkpoint, CheckpointConfig, DataConfig, RunConfig, Scali
 from ray.train.torch import TorchTrainer, prepare_model
 
 from pipeline import storage
-from pipeline.config import MethodSettings, TrainSettings, to_yaml
+from pipeline.config import MethodSettings, TrainSettings
+from pipeline.distributed.mailbox import OnReport, listening, throttled
 from pipeline.distributed.samples import from_table, to_table
 from pipeline.distributed.session import (
     Resources,
@@ -33,16 +31,16 @@ from pipeline.labels.folder import AnnotatedData, open_folder, read_sample
 from pipeline.methods import build_method
 from pipeline.models.bundle import BundleSpec, load_spec
 from pipeline.models.weights import build_network, save_bundle
+from pipeline.parsing import to_yaml
 from pipeline.predicting.engine import pick_device, pick_dtype
 from pipeline.records import AnnotatedImage, Sample, thing_ids
 from pipeline.training.crops import CropSource
-from pipeline.training.loop import EpochReport, StepReport, fit
+from pipeline.training.loop import fit
 
 Report = StepReport | EpochReport
 OnReport = Callable[[Report], None]
 
 _READ_TOGETHER = 8  # images a task; small, so that progress shows and memory stays low
-_REPORT_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def train_bundle(settings: TrainSettings, on_report: OnReport) -> TrainResult:
             method=method,
             normalize=settings.normalize,
         )
-        with _listening(on_report) as mailbox:
+        with listening(on_report) as mailbox:
             checkpoint = _run(
                 settings,
                 spec,
@@ -210,7 +208,7 @@ def _train_worker(config: dict[str, Any]) -> None:
         dtype=pick_dtype(settings.precision, device),
         started=job.started,
         wrap=prepare_model,
-        on_step=_throttled(job.mailbox) if is_first else lambda report: None,
+        on_step=throttled(job.mailbox) if is_first else lambda report: None,
     )
     best = float("-inf")
     for report in reports:
@@ -265,52 +263,3 @@ def _scaling(workers: int, resources: Resources) -> ScalingConfig:
 
 def _per_node(workers: int, resources: Resources) -> int:
     return -(-workers // resources.nodes)
-
-
-@ray.remote(num_cpus=0)
-class _Mailbox:
-    """Where workers leave reports for the driver, since Ray Train's own come only at the end."""
-
-    def __init__(self) -> None:
-        self.reports: list[Report] = []
-
-    def put(self, report: Report) -> None:
-        self.reports.append(report)
-
-    def take(self) -> list[Report]:
-        taken, self.reports = self.reports, []
-        return taken
-
-
-@contextmanager
-def _listening(on_report: OnReport) -> Iterator[Any]:
-    """A mailbox whose reports reach `on_report` while the `with` lasts."""
-    mailbox = _Mailbox.remote()  # type: ignore[attr-defined]
-    stop = threading.Event()
-
-    def listen() -> None:
-        while not stop.wait(_REPORT_SECONDS):
-            for report in ray.get(mailbox.take.remote()):
-                on_report(report)
-
-    thread = threading.Thread(target=listen, name="reports", daemon=True)
-    thread.start()
-    try:
-        yield mailbox
-    finally:
-        stop.set()
-        thread.join()
-        for report in ray.get(mailbox.take.remote()):
-            on_report(report)
-
-
-def _throttled(mailbox: Any) -> OnReport:
-    sent = 0.0
-
-    def send(report: Report) -> None:
-        nonlocal sent
-        if time.time() - sent >= _REPORT_SECONDS:
-            sent = time.time()
-            mailbox.put.remote(report)
-
-    return send

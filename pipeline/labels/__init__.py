@@ -1,1 +1,1 @@
-"""Annotation formats. Adding one is a module here and a line in `FORMATS`."""
+"""Annotations → (semantic map, instances): a module a format."""

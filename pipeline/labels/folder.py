@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline import storage
-from pipeline.config import ReaderSettings, parse_yaml
+from pipeline.config import ReaderSettings
 from pipeline.errors import DataError, RejectError, SettingsError, StorageError
 from pipeline.images.reader import FORMATS, decode_image
+from pipeline.parsing import parse_yaml
 from pipeline.records import (
     VOID,
     AnnotatedImage,
