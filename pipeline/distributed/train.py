@@ -37,9 +37,6 @@ from pipeline.records import AnnotatedImage, Sample, thing_ids
 from pipeline.training.crops import CropSource
 from pipeline.training.loop import fit
 
-Report = StepReport | EpochReport
-OnReport = Callable[[Report], None]
-
 _READ_TOGETHER = 8  # images a task; small, so that progress shows and memory stays low
 
 
