@@ -220,7 +220,7 @@ class PredictSettings(JobSettings):
     )
     images_per_shard: int = Field(64, ge=1, description="most images that are committed together")
     bytes_per_shard: int = Field(
-        64 << 20, ge=1, description="most bytes of files that are committed together"
+        32 << 20, ge=1, description="most bytes of files that are committed together"
     )
     memory_in_flight: int = Field(
         512 << 20, ge=1 << 20, description="bytes of images and maps kept between the stages"

@@ -20,7 +20,8 @@ from pipeline.tables.masks import decode_tiles
 Picture = NDArray[np.uint8]
 """(H, W, 3) red, green, blue."""
 
-_COLOURS = ((255, 209, 64), (64, 224, 255), (255, 96, 160), (140, 255, 96), (200, 140, 255))
+COLOURS = ((255, 209, 64), (64, 224, 255), (255, 96, 160), (140, 255, 96), (200, 140, 255))
+"""Red, green, blue of the reported classes, in the order of their ids, over and over."""
 _TINT = 0.25  # of a stuff class's colour over its pixels
 _CAPTION, _GAP = 22, 6  # pixels
 _WHITE, _PAPER = (235, 235, 235), 24
@@ -64,7 +65,7 @@ def draw(
     edges = cv2.dilate(ids, np.ones((3, 3), np.uint8)) != ids
     edges |= (cv2.erode(ids, np.ones((3, 3), np.uint8)) != ids) & (ids > 0)
     for i, spec in enumerate(reported(classes)):
-        colour, mine = np.array(_COLOURS[i % len(_COLOURS)]), classmap == spec.id
+        colour, mine = np.array(COLOURS[i % len(COLOURS)]), classmap == spec.id
         if spec.kind == "stuff":
             picture[mine] = (1 - _TINT) * picture[mine] + _TINT * colour
         else:
@@ -114,7 +115,7 @@ def _legend(classes: Classes, width: int) -> Picture:
     strip = np.full((28, width, 3), _PAPER, np.uint8)
     x = _GAP
     for i, spec in enumerate(reported(classes)):
-        _write(strip, spec.name, x, 19, _COLOURS[i % len(_COLOURS)])
+        _write(strip, spec.name, x, 19, COLOURS[i % len(COLOURS)])
         x += 12 * len(spec.name) + 20
     return strip
 

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from jobs import count, predict
-from pipeline.config import CountSettings, PredictSettings
+from jobs import count, overlay, predict
+from pipeline.config import CountSettings, OverlaySettings, PredictSettings
 from pipeline.distributed.backfill import Backfill
 from pipeline.errors import BundleError, DataError, DatasetError, SettingsError
+from pipeline.overlay import COLOURS
 from pipeline.synthetic import FORMATS, encode_image, make_scene
 from pipeline.tables.dataset import OutputDataset
 from tests.test_reader import BAD
@@ -191,6 +192,16 @@ def test_wrong_inputs_are_one_line(collection: str, trained: str, tmp_path: Path
     with pytest.raises(SettingsError, match="setting workers: at most"):
         predict.work(given)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_shows_the_objects(output: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "sheet.png"
+    given = OverlaySettings(dataset=str(output), picture=str(picture), images=4, side=100)
+    assert overlay.work(given) == 0
+    sheet = cv2.imread(str(picture))
+    assert min(sheet.shape[:2]) > 200
+    cell, crystal = ((sheet[..., ::-1] == colour).all(-1).sum() for colour in COLOURS[1:3])
+    assert min(cell, crystal) > 30
 
 
 def test_counts_are_those_of_the_objects(output: Path, capsys: pytest.CaptureFixture[str]) -> None:

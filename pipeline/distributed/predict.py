@@ -35,6 +35,7 @@ _RESULT = pa.schema(
     ]
 )
 _READ_THREADS = 8  # of one task: object stores answer slowly, but many at once
+_GROUP_VALUES = 100_000_000  # of four bytes each, that a predicting process holds at once
 _NO_PROGRESS_SECONDS = 600
 
 
@@ -71,7 +72,7 @@ def stream_shards(
     shards: Sequence[Shard], settings: GraphSettings, resources: Resources
 ) -> Iterator[ShardResult]:
     """Compute and commit every shard; yields each when it is committed."""
-    plan = _placement(settings.predict, resources)
+    plan = _placement(settings.predict, resources, len(shards))
     _set_context(settings.predict, plan)
     items = [{"shard": s.id, "images": [asdict(image) for image in s.images]} for s in shards]
     rows = (
@@ -140,17 +141,19 @@ class PredictShard:
         )
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        images = images_of(block)
-        inputs, checked = [], []
-        for image in images:
-            try:
-                if image.pixels is not None:
-                    inputs.append(self.predictor.prepare(image.pixels))
-                checked.append(image)
-            except RejectError as error:
-                checked.append(_rejected(image.source, "predict", error))
-        found = iter(self.predictor.predict(inputs))
-        maps = [None if image.pixels is None else next(found) for image in checked]
+        checked: list[ReadImage] = []
+        maps: list[Maps | None] = []
+        for group in _grouped_by_pixels(images_of(block)):
+            inputs = []
+            for image in group:
+                try:
+                    if image.pixels is not None:
+                        inputs.append(self.predictor.prepare(image.pixels))
+                    checked.append(image)
+                except RejectError as error:
+                    checked.append(_rejected(image.source, "predict", error))
+            found = iter(self.predictor.predict(inputs))
+            maps += [None if i.pixels is None else next(found) for i in checked[len(maps) :]]
         return to_table(shard_of(block), checked, maps)
 
 
@@ -203,6 +206,21 @@ class CommitShard:
         return PredictedImage(source, (height, width, channels), found, measures)
 
 
+def _grouped_by_pixels(images: Sequence[ReadImage]) -> Iterator[list[ReadImage]]:
+    """Images in turn, so many at once that their normalised values fit in memory."""
+    group: list[ReadImage] = []
+    values = 0
+    for image in images:
+        size = 0 if image.pixels is None else image.pixels.size
+        if group and values + size > _GROUP_VALUES:
+            yield group
+            group, values = [], 0
+        group.append(image)
+        values += size
+    if group:
+        yield group
+
+
 def _read_image(source: SourceImage, reader: ReaderSettings) -> ReadImage:
     try:
         if source.version == MISSING:
@@ -235,9 +253,9 @@ class _Placement:
     commit_cpus: float
 
 
-def _placement(settings: PredictSettings, resources: Resources) -> _Placement:
+def _placement(settings: PredictSettings, resources: Resources, shards: int) -> _Placement:
     if resources.gpus:
-        workers = settings.workers or resources.gpus
+        workers = min(settings.workers or resources.gpus, shards)
         spare = max(1, int(resources.cpus) - workers)
         return _Placement(workers, 1, 1, 1, 0.5, max(1, spare // 2), 1)
     # The network is nearly all of the work, and a predicting process computes on whole cores.
@@ -248,7 +266,7 @@ def _placement(settings: PredictSettings, resources: Resources) -> _Placement:
     threads = max(1, int(resources.cpus) // workers)
     quarter = resources.cpus / 4
     return _Placement(
-        workers=workers,
+        workers=min(workers, shards),  # threads stay: they may change the last bit of a sum
         threads=threads,
         actor_cpus=_share(quarter * 2, workers),
         actor_gpus=0,
