@@ -84,9 +84,12 @@ def _read_image(row: Mapping[str, Any], buffer: pa.Buffer | None) -> ReadImage:
     return ReadImage(source, pixels, None)
 
 
-def raw_bytes(array: NDArray[np.generic] | None) -> memoryview | None:
-    """An array's values without a copy where it is contiguous; shape and type go beside them."""
-    return None if array is None else np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+def raw_bytes(array: NDArray[np.generic] | None) -> bytes | None:
+    """An array's values; its shape and type go beside them.
+
+    A copy, on purpose: pyarrow 26 never releases a memoryview that an array is built from.
+    """
+    return None if array is None else array.tobytes()
 
 
 def _buffers(column: pa.ChunkedArray) -> list[pa.Buffer | None]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ray
+from ray._private import ray_constants
 from ray.data import DataContext
 from ray.exceptions import RayError
 
@@ -41,12 +42,12 @@ def ray_session(store_bytes: int = _STORE_BYTES) -> Iterator[Resources]:
     local = "RAY_ADDRESS" not in os.environ
     try:
         if local:
+            _stay_on_loopback()
             ray.init(
                 include_dashboard=False,
                 object_store_memory=store_bytes,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
             )
         else:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
@@ -122,6 +123,16 @@ def _resources() -> Resources:
         gpus=int(total.get("GPU", 0)),
         largest_node_cpus=max(cpus, default=1.0),
     )
+
+
+def _stay_on_loopback() -> None:
+    """Listen where only this machine can reach, as Ray does of itself on macOS and Windows.
+
+    The switch is Ray's, read from the environment when a process imports it: the variable is for
+    the processes to come, the constant for this one, in which Ray is imported already.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 def _quieten() -> None:

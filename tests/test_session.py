@@ -1,0 +1,27 @@
+"""Ray on this machine: out of reach from elsewhere, and clear about what does not fit."""
+
+import ipaddress
+
+import psutil
+import pytest
+
+from pipeline.distributed.session import Resources, check_fits
+from pipeline.errors import SettingsError
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_nothing_listens_beyond_loopback() -> None:
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    sockets = [s for p in processes for s in p.net_connections() if s.status == psutil.CONN_LISTEN]
+    assert len(sockets) > 5
+    reachable = [s.laddr for s in sockets if not ipaddress.ip_address(s.laddr.ip).is_loopback]
+    assert reachable == []
+
+
+def test_more_workers_than_fit_are_refused() -> None:
+    here = Resources(nodes=1, cpus=2, gpus=0, largest_node_cpus=2)
+    check_fits(8, here)
+    with pytest.raises(SettingsError, match="setting workers: at most 8 fit on 2 CPUs, not 9"):
+        check_fits(9, here)
+    with pytest.raises(SettingsError, match="at most 1 fit on 1 GPUs, not 2"):
+        check_fits(2, Resources(nodes=1, cpus=8, gpus=1, largest_node_cpus=8))
