@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 too many rejects (see `jobs.predi
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import TypeVar
 
 from pipeline import storage
@@ -48,7 +49,7 @@ def read_settings(kind: type[S], flags: Sequence[str]) -> S:
 
 
 def _config_path(flags: Sequence[str]) -> str | None:
-    for flag, following in zip(flags, [*flags[1:], None], strict=True):
+    for flag, following in zip_longest(flags, flags[1:]):
         if flag == "--config":
             return following
         if flag.startswith("--config="):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from jobs._main import read_settings, run_job
-from pipeline.config import JobSettings, PredictSettings, TrainSettings
+from pipeline.config import DemoSettings, JobSettings, PredictSettings, TrainSettings
 from pipeline.errors import SettingsError, TesseraError
 from pipeline.parsing import to_yaml
 
@@ -63,6 +63,10 @@ def test_mistakes_are_one_line(tmp_path: Path, flags: list[str], text: str, line
     with pytest.raises(SettingsError, match=line) as error:
         read_settings(TrainSettings, [*NEEDED, "--config", path, *flags])
     assert "\n" not in str(error.value)
+
+
+def test_a_job_may_need_no_flag_at_all() -> None:
+    assert read_settings(DemoSettings, []).output == "demo"
 
 
 def test_what_is_missing_is_named_with_its_flag() -> None:

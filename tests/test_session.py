@@ -14,7 +14,8 @@ def test_nothing_listens_beyond_loopback() -> None:
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     sockets = [s for p in processes for s in p.net_connections() if s.status == psutil.CONN_LISTEN]
     assert len(sockets) > 5
-    reachable = [s.laddr for s in sockets if not ipaddress.ip_address(s.laddr.ip).is_loopback]
+    addresses = [ipaddress.ip_address(s.laddr.ip.removeprefix("::ffff:")) for s in sockets]
+    reachable = [str(address) for address in addresses if not address.is_loopback]
     assert reachable == []
 
 
