@@ -87,7 +87,8 @@ def evaluate(
 ) -> list[Figures]:
     """Figures of all images together, then, with `by`, of each value of that manifest column.
 
-    A prediction belongs to the annotated image whose name is its file's name without suffix.
+    A prediction belongs to the annotated image that it was made of, or else to the one whose name
+    is its file's name without suffix.
 
     Raises:
         DataError: an annotated image has no prediction, or several, or differs in size.
@@ -130,14 +131,17 @@ def _predicted_ids(
     dataset: OutputDataset, images: Iterable[AnnotatedImage]
 ) -> dict[str, tuple[str, int, int]]:
     """Name → image_id, height and width of its prediction."""
-    wanted = {image.name for image in images}
+    wanted = {image.name: image.image_uri for image in images}
     found: dict[str, tuple[str, int, int]] = {}
+    itself: set[str] = set()  # names whose prediction is of the annotated file, not of a namesake
     for batch in dataset.scan("images", ["image_id", "uri", "height", "width"]):
         for row in batch.to_pylist():
             name = storage.name_of(row["uri"]).rpartition(".")[0]
-            if name not in wanted:
+            if name not in wanted or name in itself:
                 continue
-            if name in found:
+            if row["uri"] == wanted[name]:
+                itself.add(name)
+            elif name in found:
                 raise DataError(f"{dataset.uri} holds more than one image named {name}")
             found[name] = (row["image_id"], row["height"], row["width"])
     missing = sorted(wanted - found.keys())

@@ -31,6 +31,8 @@ class Work:
     """Images of the collection that have a row already."""
     resumed: Run | None
     shards: tuple[Shard, ...]
+    given_up: tuple[str, ...] = ()
+    """Shards of the resumed plan that will never be committed: another run did their images."""
 
     @property
     def images(self) -> int:
@@ -99,9 +101,7 @@ class Backfill:
                 self.dataset.plan_of(run), committed, done, self.results
             )
             if any(image.image_id in wanted for shard in shards for image in shard.images):
-                for shard_id in given_up:
-                    self.dataset.discard(shard_id)
-                return Work(self.collection, n_done, run, tuple(shards))
+                return Work(self.collection, n_done, run, tuple(shards), tuple(given_up))
         shards = plan_shards(
             pending,
             done,
@@ -119,6 +119,8 @@ class Backfill:
         with without_known_notices(), ray_session() as resources, unwrapped_errors():
             if self.settings.workers:
                 check_fits(self.settings.workers, resources)
+            for shard_id in work.given_up:
+                self.dataset.discard(shard_id)
             run = work.resumed or self._new_run(work.shards)
             graph = GraphSettings(
                 dataset=self.dataset.uri,
