@@ -8,6 +8,7 @@ Each size runs as a user would run it, in processes of its own. Memory is the pr
 
 import argparse
 import contextlib
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,16 +40,21 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             images = link_images(given.data, Path(folder) / "images", size, given.side)
             words = ["--input", str(images), "--model", given.model, "--output", f"{folder}/out"]
-            started, peak = time.perf_counter(), 0
+            started, seen = time.perf_counter(), [0]
             job = subprocess.Popen(
                 [sys.executable, "-m", "jobs.predict", *words], stdout=subprocess.DEVNULL
             )
             while job.poll() is None:
-                peak = max(peak, proportional_bytes(psutil.Process(job.pid)))
+                seen.append(proportional_bytes(psutil.Process(job.pid)))
                 time.sleep(0.25)
             seconds = time.perf_counter() - started
             outcome = f"{seconds:.0f} s, exit {job.returncode}"
-            print(f"{size} images: peak {peak / 2**20:.0f} MiB, {outcome}", flush=True)
+            late = statistics.median(seen[len(seen) // 2 :])
+            print(
+                f"{size} images: peak {max(seen) / 2**20:.0f} MiB, median of the second half "
+                f"{late / 2**20:.0f} MiB, {outcome}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

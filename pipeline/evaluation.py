@@ -133,6 +133,7 @@ def _predicted_ids(
     """Name → image_id, height and width of its prediction."""
     wanted = {image.name: image.image_uri for image in images}
     found: dict[str, tuple[str, int, int]] = {}
+    twice: set[str] = set()
     itself: set[str] = set()  # names whose prediction is of the annotated file, not of a namesake
     for batch in dataset.scan("images", ["image_id", "uri", "height", "width"]):
         for row in batch.to_pylist():
@@ -142,8 +143,10 @@ def _predicted_ids(
             if row["uri"] == wanted[name]:
                 itself.add(name)
             elif name in found:
-                raise DataError(f"{dataset.uri} holds more than one image named {name}")
+                twice.add(name)
             found[name] = (row["image_id"], row["height"], row["width"])
+    for name in sorted(twice - itself):
+        raise DataError(f"{dataset.uri} holds more than one image named {name}")
     missing = sorted(wanted - found.keys())
     if missing:
         raise DataError(

@@ -140,6 +140,18 @@ def test_evaluation_against_itself_is_perfect(
     assert np.any(label)
 
 
+def test_labels_that_were_predicted_too_do_not_confuse_evaluation(
+    trained: str, annotated: str, tmp_path: Path
+) -> None:
+    """Who predicts the whole annotated folder predicts its label images as well."""
+    output = str(tmp_path / "out")
+    predict.work(PredictSettings(input=annotated, model=trained, output=output))
+    dataset = OutputDataset.open(output)
+    assert dataset.read("images", ["uri"]).num_rows == 3 * 16
+    (figures,) = measure(dataset, open_folder(annotated, 0.2), split="val")
+    assert figures.ap_pooled["0.5"] > 0.45
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_semantic_training_on_two_workers(annotated: str, tmp_path: Path) -> None:
     settings = TrainSettings(
