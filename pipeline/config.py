@@ -216,7 +216,10 @@ class PredictSettings(JobSettings):
     output: str = Field(description="folder or URI of the output dataset")
     dry_run: bool = Field(False, description="print what would be done, and stop")
     workers: int | None = Field(
-        None, ge=1, description="predicting processes; by default one a GPU, or one a core"
+        None,
+        ge=1,
+        description="predicting processes, which share the cores out among them; by default one a "
+        "GPU, or one a core. For a few large images, 1 is faster on a CPU",
     )
     images_per_shard: int = Field(64, ge=1, description="most images that are committed together")
     bytes_per_shard: int = Field(
