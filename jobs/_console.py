@@ -22,8 +22,14 @@ class Show(Protocol):
 
 
 @contextmanager
-def live(title: str) -> Iterator[Show]:
-    """A bar while the `with` lasts; away from a terminal, a line every half minute at most."""
+def live(title: str, *, quiet: bool = False) -> Iterator[Show]:
+    """A bar while the `with` lasts; away from a terminal, a line every half minute at most.
+
+    `quiet` shows nothing at all, for jobs whose output is for a program to read.
+    """
+    if quiet:
+        yield lambda share, text: None
+        return
     if not console.is_terminal:
         yield _Lines(title)
         return

@@ -23,7 +23,7 @@ def work(settings: CountSettings) -> int:
     shown = rows[: settings.limit]
     print_table([key.replace("_", " ") for key in shown[0]], [list(row.values()) for row in shown])
     if len(shown) < len(rows):
-        console.print(f"… and {len(rows) - len(shown):,} rows more: --limit, or --json for all")
+        console.print(f"… and {len(rows) - len(shown):,} more; --limit N shows more, --json all")
     return DONE
 
 

@@ -19,7 +19,7 @@ def work(settings: EvaluateSettings) -> int:
 
     dataset = OutputDataset.open(settings.predictions)
     data = open_folder(settings.data, settings.val_fraction)
-    with live("evaluating") as show:
+    with live("evaluating", quiet=settings.json_output) as show:
         groups = evaluate(
             dataset,
             data,
