@@ -1,9 +1,13 @@
 """The collection minus what is done → shards. A shard's id is a hash of what it holds."""
 
-from collections.abc import Container, Iterable, Iterator
+import sys
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import TypeVar
 
 from pipeline.config import fingerprint
 from pipeline.records import Shard, SourceImage
+
+T = TypeVar("T")
 
 
 def plan_shards(
@@ -20,7 +24,9 @@ def plan_shards(
         results: fingerprint of the model and the settings that change results.
     """
     pending = (image for image in images if image not in done)
-    groups = _grouped(pending, images_per_shard, bytes_per_shard)
+    groups = group_in_order(
+        pending, lambda image: max(image.size, 0), bytes_per_shard, images_per_shard
+    )
     return [make_shard(group, results) for group in groups]
 
 
@@ -52,17 +58,17 @@ def make_shard(images: Iterable[SourceImage], results: str) -> Shard:
     return Shard(fingerprint([results, *(image.image_id for image in members)]), members)
 
 
-def _grouped(
-    images: Iterable[SourceImage], most_images: int, most_bytes: int
-) -> Iterator[list[SourceImage]]:
-    group: list[SourceImage] = []
-    size = 0
-    for image in images:
-        weight = max(image.size, 0)
-        if group and (len(group) == most_images or size + weight > most_bytes):
+def group_in_order(
+    items: Iterable[T], weight: Callable[[T], int], most_weight: int, most_items: int = sys.maxsize
+) -> Iterator[list[T]]:
+    """Consecutive items in groups within both limits; one item may pass the weight alone."""
+    group: list[T] = []
+    total = 0
+    for item in items:
+        if group and (len(group) == most_items or total + weight(item) > most_weight):
             yield group
-            group, size = [], 0
-        group.append(image)
-        size += weight
+            group, total = [], 0
+        group.append(item)
+        total += weight(item)
     if group:
         yield group

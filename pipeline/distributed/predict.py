@@ -21,6 +21,7 @@ from pipeline.distributed.session import Resources, data_context
 from pipeline.errors import RejectError, StorageError
 from pipeline.images.collection import MISSING
 from pipeline.images.reader import decode_image
+from pipeline.plan import group_in_order
 from pipeline.records import Classes, Maps, Pixels, PredictedImage, Reject, Shard, SourceImage
 
 _RESULT = pa.schema(
@@ -143,7 +144,7 @@ class PredictShard:
     def __call__(self, block: pa.Table) -> pa.Table:
         checked: list[ReadImage] = []
         maps: list[Maps | None] = []
-        for group in _grouped_by_pixels(images_of(block)):
+        for group in group_in_order(images_of(block), _values, _GROUP_VALUES):
             inputs = []
             for image in group:
                 try:
@@ -206,19 +207,8 @@ class CommitShard:
         return PredictedImage(source, (height, width, channels), found, measures)
 
 
-def _grouped_by_pixels(images: Sequence[ReadImage]) -> Iterator[list[ReadImage]]:
-    """Images in turn, so many at once that their normalised values fit in memory."""
-    group: list[ReadImage] = []
-    values = 0
-    for image in images:
-        size = 0 if image.pixels is None else image.pixels.size
-        if group and values + size > _GROUP_VALUES:
-            yield group
-            group, values = [], 0
-        group.append(image)
-        values += size
-    if group:
-        yield group
+def _values(image: ReadImage) -> int:
+    return 0 if image.pixels is None else image.pixels.size
 
 
 def _read_image(source: SourceImage, reader: ReaderSettings) -> ReadImage:
