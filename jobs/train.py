@@ -11,7 +11,7 @@ def work(settings: TrainSettings) -> int:
     """Train, and print what the best epoch reached."""
     from pipeline.distributed.mailbox import Report
     from pipeline.distributed.train import train_bundle
-    from pipeline.training.loop import StepReport
+    from pipeline.training.reports import StepReport
 
     share, text, score = 0.0, "reading images", ""
     with live("training") as show:

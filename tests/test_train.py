@@ -26,7 +26,7 @@ from pipeline.models.bundle import load_spec
 from pipeline.synthetic import CLASSES, write_annotated
 from pipeline.tables.dataset import OutputDataset
 from pipeline.training.crops import CropSource
-from pipeline.training.loop import Schedule
+from pipeline.training.schedule import Schedule
 
 SMALL = NetworkSettings(depth=2, width=8)
 

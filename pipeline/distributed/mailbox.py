@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 
-from pipeline.training.loop import EpochReport, StepReport
+from pipeline.training.reports import EpochReport, StepReport
 
 Report = StepReport | EpochReport
 """What a listener is told while training."""
