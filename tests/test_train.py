@@ -26,6 +26,7 @@ from pipeline.models.bundle import load_spec
 from pipeline.synthetic import CLASSES, write_annotated
 from pipeline.tables.dataset import OutputDataset
 from pipeline.training.crops import CropSource
+from pipeline.training.samples import CachedSamples
 from pipeline.training.schedule import Schedule
 
 SMALL = NetworkSettings(depth=2, width=8)
@@ -33,13 +34,13 @@ SMALL = NetworkSettings(depth=2, width=8)
 
 def source(annotated: str, **augment: object) -> CropSource:
     data = open_folder(annotated, 0.2)
+    samples = [read_sample(image, data.classes, data.void) for image in data.split("train")]
     return CropSource(
-        [read_sample(image, data.classes, data.void) for image in data.split("train")],
+        CachedSamples(samples, 3, NormalizeSettings()),
         build_method(MethodSettings(name="instance"), CLASSES),
         channels=3,
         crop=64,
         augment=AugmentSettings(**augment),
-        normalization=NormalizeSettings(),
         seed=3,
     )
 
@@ -54,13 +55,17 @@ def test_crops_are_the_same_however_many_workers(annotated: str, world: int) -> 
             assert torch.equal(batch.images[rank::world], parts[rank][step].images)
             for name, target in batch.targets.items():
                 assert torch.equal(target[rank::world], parts[rank][step].targets[name])
+    for part, batch in enumerate(crops.batches(2, 3, 5, 1, 2, first=1, parts=2)):
+        step, rest = divmod(part, 2)
+        whole_step = list(crops.batches(2, 3, 5, 0, 1))[1 + step].images
+        assert torch.equal(batch.images, whole_step[3:][1::2] if rest else whole_step[:3][1::2])
     other = next(crops.batches(3, 1, 4, 0, 1))
     assert not torch.equal(other.images, whole[0].images)
 
 
 def test_every_image_is_seen_in_an_epoch(annotated: str) -> None:
     crops = source(annotated)
-    assert set(crops.order(1, len(crops))) == set(range(len(crops.samples)))
+    assert set(crops.order(1, len(crops))) == set(range(len(crops.samples.sizes)))
     assert len(crops.order(1, 3 * len(crops) + 1)) == 3 * len(crops) + 1
 
 

@@ -36,6 +36,7 @@ from pipeline.predicting.engine import pick_device, pick_dtype
 from pipeline.records import AnnotatedImage, Sample, thing_ids
 from pipeline.training.crops import CropSource
 from pipeline.training.loop import fit
+from pipeline.training.samples import CachedSamples
 
 _READ_TOGETHER = 8  # images a task; small, so that progress shows and memory stays low
 
@@ -186,12 +187,11 @@ def _train_worker(config: dict[str, Any]) -> None:
     method = build_method(spec.method, spec.classes)
     network = build_network(spec)
     source = CropSource(
-        _samples("train"),
+        CachedSamples(_samples("train"), spec.channels, settings.normalize),
         method,
         channels=spec.channels,
         crop=settings.crop,
         augment=settings.augment,
-        normalization=settings.normalize,
         seed=settings.seed,
     )
     is_first = ray.train.get_context().get_world_rank() == 0

@@ -8,7 +8,7 @@ Legend: B batch, H height, W width, C channels.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config import AugmentSettings, NormalizeSettings
-from pipeline.images.normalize import IntensityRange, match_channels, measure_range, normalize
+from pipeline.config import AugmentSettings
+from pipeline.images.normalize import IntensityRange, match_channels, normalize
 from pipeline.methods.base import Method
-from pipeline.records import Label, Sample
+from pipeline.records import Label, Pixels, Sample
+from pipeline.training.samples import SampleSource
 
 A = TypeVar("A", bound=np.generic)
 
@@ -36,23 +37,59 @@ class Batch:
     """name → (B, H, W)."""
 
 
+@dataclass(frozen=True)
+class Pick:
+    """Which crop of a training: all that is random in it follows from this and the seed."""
+
+    epoch: int
+    position: int
+    """In the order of the epoch's crops, of all workers together."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of an image that a crop looks at."""
+
+    pick: Pick
+    pixels: Pixels
+    label: Label
+    matrix: NDArray[np.float64]
+    """(2, 3) affine map from the crop's (x, y, 1) to the window's (x, y)."""
+    bounds: IntensityRange
+    """Of the whole image."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Cuts from an image the window that a pick needs; small, so that it can be sent about."""
+
+    crop: int
+    augment: AugmentSettings
+    seed: int
+
+    def __call__(self, sample: Sample, bounds: IntensityRange, pick: Pick) -> Window:
+        height, width = sample.pixels.shape[:2]
+        rng = np.random.default_rng((self.seed, pick.epoch, pick.position))
+        matrix = _draw_geometry(height, width, self.crop, self.augment, rng)
+        box, matrix = _cut_window(height, width, self.crop, matrix)
+        label = Label(sample.label.semantic[box], sample.label.instances[box])
+        return Window(pick, sample.pixels[box], label, matrix, bounds)
+
+
 class CropSource:
-    """Crops of a list of annotated images, in an order and with changes drawn from the seed."""
+    """Crops of annotated images, in an order and with changes drawn from the seed."""
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: SampleSource,
         method: Method,
         *,
         channels: int,
         crop: int,
         augment: AugmentSettings,
-        normalization: NormalizeSettings,
         seed: int,
     ) -> None:
-        self.samples = [
-            (s, measure_range(match_channels(s.pixels, channels), normalization)) for s in samples
-        ]
+        self.samples = samples
         self.method = method
         self.channels = channels
         self.crop = crop
@@ -60,9 +97,7 @@ class CropSource:
         self.seed = seed
         # Large images give more crops, but not in proportion to their area: an image counts once
         # in the figures, and its neighbourhoods resemble each other.
-        self.shares = [
-            max(1, round(math.sqrt(s.pixels.shape[0] * s.pixels.shape[1]) / crop)) for s in samples
-        ]
+        self.shares = [max(1, round(math.sqrt(h * w) / crop)) for h, w in samples.sizes]
 
     def __len__(self) -> int:
         """Crops in one pass over the images."""
@@ -71,24 +106,42 @@ class CropSource:
     def order(self, epoch: int, length: int) -> NDArray[np.int64]:
         """(length,) which image each crop of an epoch comes from."""
         rng = np.random.default_rng((self.seed, epoch))
-        once = np.repeat(np.arange(len(self.samples)), self.shares)
+        once = np.repeat(np.arange(len(self.shares)), self.shares)
         passes = math.ceil(length / len(once))
         return np.concatenate([rng.permutation(once) for _ in range(passes)])[:length]
 
     def batches(
-        self, epoch: int, steps: int, batch_size: int, rank: int, world: int
+        self,
+        epoch: int,
+        steps: int,
+        batch_size: int,
+        rank: int,
+        world: int,
+        *,
+        first: int = 0,
+        parts: int = 1,
     ) -> Iterator[Batch]:
-        """This worker's share, ``rank::world``, of each of the epoch's global batches."""
-        order = self.order(epoch, steps * batch_size)
-        for step in range(steps):
-            positions = range(step * batch_size, (step + 1) * batch_size)[rank::world]
-            yield self._batch([(epoch, p, int(order[p])) for p in positions])
+        """This worker's share, ``rank::world``, of each part of the epoch's global batches.
 
-    def _batch(self, picks: list[tuple[int, int, int]]) -> Batch:
+        Args:
+            first: the step to begin with.
+            parts: each global batch comes in so many parts, one after the other.
+        """
+        order = self.order(epoch, steps * batch_size)
+        groups = [
+            part[rank::world].tolist()
+            for step in range(first, steps)
+            for part in np.array_split(np.arange(step * batch_size, (step + 1) * batch_size), parts)
+        ]
+        picks = ((int(order[p]), Pick(epoch, p)) for group in groups for p in group)
+        windows = self.samples.stream(picks, Cut(self.crop, self.augment, self.seed))
+        for group in groups:
+            yield self._batch([next(windows) for _ in group])
+
+    def _batch(self, windows: list[Window]) -> Batch:
         images, targets = [], []
-        for epoch, position, index in picks:
-            rng = np.random.default_rng((self.seed, epoch, position))
-            pixels, label = self._crop(*self.samples[index], rng)
+        for window in windows:
+            pixels, label = self._crop(window)
             images.append(pixels)
             targets.append(self.method.targets(label))
         stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
@@ -100,22 +153,17 @@ class CropSource:
             },
         )
 
-    def _crop(
-        self, sample: Sample, bounds: IntensityRange, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], Label]:
-        height, width = sample.pixels.shape[:2]
-        matrix = _draw_geometry(height, width, self.crop, self.augment, rng)
-        window, matrix = _cut_window(height, width, self.crop, matrix)
-        pixels = _warp(sample.pixels[window], matrix, self.crop, cv2.INTER_LINEAR)
-        values = normalize(match_channels(pixels, self.channels), bounds)
+    def _crop(self, window: Window) -> tuple[NDArray[np.float32], Label]:
+        # A stream of its own: the geometry was drawn where the window was cut.
+        rng = np.random.default_rng((self.seed, window.pick.epoch, window.pick.position, 1))
+        pixels = _warp(window.pixels, window.matrix, self.crop, cv2.INTER_LINEAR)
+        values = normalize(match_channels(pixels, self.channels), window.bounds)
+        semantic, instances = window.label.semantic, window.label.instances
         label = Label(
-            semantic=_warp(sample.label.semantic[window], matrix, self.crop, cv2.INTER_NEAREST),
+            semantic=_warp(semantic, window.matrix, self.crop, cv2.INTER_NEAREST),
             # OpenCV has no warp of 32-bit integers; float32 holds ids up to 2^24 exactly.
             instances=_warp(
-                sample.label.instances[window].astype(np.float32),
-                matrix,
-                self.crop,
-                cv2.INTER_NEAREST,
+                instances.astype(np.float32), window.matrix, self.crop, cv2.INTER_NEAREST
             ).astype(np.int32),
         )
         return _change_intensity(values, self.augment, rng), label
