@@ -108,10 +108,36 @@ class AugmentSettings(Section):
     flip: bool = Field(True, description="mirror and turn by right angles")
     scale: float = Field(1.4, ge=1, le=4, description="zoom by up to this factor, in or out")
     rotate: bool = Field(True, description="turn by any angle")
+    elastic: float = Field(
+        2.0, ge=0, le=50, description="standard deviation in pixels of smooth random displacements"
+    )
     intensity: float = Field(
         0.3, ge=0, le=1, description="strength of contrast, brightness and gamma changes"
     )
+    stain: float = Field(
+        0.15, ge=0, le=1, description="strength of changes to the dyes of colour images"
+    )
+    gray_share: float = Field(0.1, ge=0, le=1, description="share of colour crops turned gray")
+    invert_share: float = Field(
+        0.05, ge=0, le=1, description="share of crops with dark and bright exchanged"
+    )
+    blur: float = Field(1.5, gt=0, le=4, description="largest standard deviation in pixels of blur")
+    blur_share: float = Field(0.15, ge=0, le=1, description="share of crops that are blurred")
     noise: float = Field(0.05, ge=0, le=1, description="largest standard deviation of added noise")
+
+
+class SamplingSettings(Section):
+    """Which crops are seen, beside an even pass over all images."""
+
+    rare_class: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="share of crops that show a class drawn evenly from all; chosen from the data",
+    )
+    objects: float | None = Field(
+        None, ge=0, le=1, description="share of crops that show an object; chosen from the data"
+    )
 
 
 class OptimizerSettings(Section):
@@ -152,6 +178,7 @@ class TrainSettings(JobSettings):
     network: NetworkSettings = NetworkSettings()
     normalize: NormalizeSettings = NormalizeSettings()
     augment: AugmentSettings = AugmentSettings()
+    sampling: SamplingSettings = SamplingSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     channels: int | None = Field(
         None, ge=1, description="input channels; by default the most that any image has"

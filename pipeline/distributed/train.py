@@ -192,7 +192,9 @@ def _train_worker(config: dict[str, Any]) -> None:
         channels=spec.channels,
         crop=settings.crop,
         augment=settings.augment,
+        sampling=settings.sampling,
         seed=settings.seed,
+        device=device,
     )
     is_first = ray.train.get_context().get_world_rank() == 0
     reports = fit(

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.config import NormalizeSettings
 from pipeline.images.normalize import IntensityRange, match_channels, measure_range
 from pipeline.records import Sample
@@ -17,6 +20,10 @@ class SampleSource(Protocol):
     @property
     def sizes(self) -> Sequence[tuple[int, int]]:
         """Height and width of each image."""
+
+    @property
+    def class_pixels(self) -> Sequence[NDArray[np.int64]]:
+        """(256,) pixels of each class id in each image."""
 
     def stream(
         self, picks: Iterable[tuple[int, P]], cut: Callable[[Sample, IntensityRange, P], T]
@@ -38,6 +45,10 @@ class CachedSamples:
     @property
     def sizes(self) -> Sequence[tuple[int, int]]:
         return [sample.label.semantic.shape for sample, _ in self._samples]
+
+    @property
+    def class_pixels(self) -> Sequence[NDArray[np.int64]]:
+        return [np.bincount(s.label.semantic.ravel(), minlength=256) for s, _ in self._samples]
 
     def stream(
         self, picks: Iterable[tuple[int, P]], cut: Callable[[Sample, IntensityRange, P], T]
