@@ -145,7 +145,7 @@ def _pole(scene: _Scene, horizon: int) -> None:
     x = scene.rng.uniform(8, WIDTH - 8)
     top, half = foot - scene.rng.uniform(90, 140) * size, max(1.0, 2.5 * size)
     scene.fill("pole", [(x - half, top), (x + half, top), (x + half, foot), (x - half, foot)])
-    if scene.rng.uniform() < 0.35:
+    if scene.rng.uniform() < 0.3:
         side = scene.rng.uniform(4.5, 6) * max(size, 0.6)
         bright = [(200, 30, 35), (30, 60, 190), (230, 200, 30)][scene.rng.integers(3)]
         scene.fill("sign", [(x, top - side), (x + side, top), (x, top + side), (x - side, top)],
