@@ -259,6 +259,11 @@ class PredictSettings(JobSettings):
         0.1, ge=0, le=1, description="exit with 3 when more than this share of the run is rejected"
     )
     precision: Precision = Field("auto", description=_PRECISION)
+    views: Literal[1, 2, 4, 8] = Field(
+        1,
+        description="mirrored and turned views of each region that the network looks at and whose "
+        "outputs are averaged: a little more accurate, and as many times slower",
+    )
     foreground_threshold: float | None = Field(
         None, gt=0, lt=1, description="instead of the bundle's"
     )
@@ -275,7 +280,9 @@ class PredictSettings(JobSettings):
 
     def results_fingerprint(self) -> str:
         """Hash of the settings that change results; the others only change how fast they come."""
-        keys = {"precision", "foreground_threshold", "seed_threshold", "min_area", "regions"}
+        keys = {
+            "precision", "views", "foreground_threshold", "seed_threshold", "min_area", "regions"
+        }  # fmt: skip
         return fingerprint(self.model_dump(include=keys) | {"reader": self.reader.model_dump()})
 
 

@@ -7,7 +7,7 @@ import torch
 from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings, RegionSettings
 from pipeline.methods import build_method
 from pipeline.models.unet import UNet
-from pipeline.predicting.engine import TorchEngine, fuse_batch_norms
+from pipeline.predicting.engine import TorchEngine, fuse_batch_norms, look
 from pipeline.predicting.predictor import Predictor
 from pipeline.predicting.regions import cut_regions
 from pipeline.records import Box
@@ -78,3 +78,33 @@ def test_fused_network_says_the_same(engine: TorchEngine) -> None:
     with torch.inference_mode():
         expected = network(x)["out"].clone()
         assert torch.allclose(fuse_batch_norms(network)(x)["out"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("views", [1, 2, 4, 8])
+def test_views_are_put_upright_again(views: int) -> None:
+    """A network that returns its input: whatever the views, the average is the input."""
+    batch = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    seen: list[torch.Tensor] = []
+
+    class Copy(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+            seen.append(x)
+            return {"copy": x}
+
+    assert torch.allclose(look(Copy(), batch, views)["copy"], batch)
+    assert len({(one.shape, one.flatten()[0].item()) for one in seen}) == views
+
+
+@pytest.mark.parametrize("shape", [(150, 170), (64, 200)])
+def test_tiled_equals_whole_in_every_view(engine: TorchEngine, shape: tuple[int, int]) -> None:
+    engine.views = 8
+    try:
+        image = np.random.default_rng(0).random((*shape, 3), np.float32)
+        whole, tiled = (
+            Predictor(engine, 3, NormalizeSettings(), RegionSettings(size=size)).predict([image])[0]
+            for size in (1024, 48)
+        )
+        for name, plane in whole.items():
+            assert np.array_equal(plane, tiled[name])
+    finally:
+        engine.views = 1

@@ -135,7 +135,11 @@ class PredictShard:
         method = build_method(bundle.spec.method, bundle.spec.classes)
         device = pick_device()
         engine = TorchEngine(
-            bundle.network, method, device, pick_dtype(settings.predict.precision, device)
+            bundle.network,
+            method,
+            device,
+            pick_dtype(settings.predict.precision, device),
+            views=settings.predict.views,
         )
         self.predictor = Predictor(
             engine, bundle.spec.channels, bundle.spec.normalize, settings.predict.regions

@@ -38,11 +38,21 @@ class TorchEngine:
     """Runs a network in evaluation mode and keeps the method's maps of its outputs.
 
     The weights are copied: the network that was given stays as it is.
+
+    Args:
+        views: see `look`.
     """
 
     def __init__(
-        self, network: UNet, method: Method, device: torch.device, dtype: torch.dtype
+        self,
+        network: UNet,
+        method: Method,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        views: int = 1,
     ) -> None:
+        self.views = views
         self.method = method
         self.device = device
         self.dtype = dtype
@@ -55,8 +65,36 @@ class TorchEngine:
     def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.uint8]]:
         """(B, H, W, C) normalised → map → (B, H, W)."""
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last in memory
-        outputs: Mapping[str, torch.Tensor] = self.network(batch.to(self.device, self.dtype))
+        outputs = look(self.network, batch.to(self.device, self.dtype), self.views)
         return {name: plane.cpu().numpy() for name, plane in self.method.maps(outputs).items()}
+
+
+def look(network: nn.Module, batch: torch.Tensor, views: int) -> Mapping[str, torch.Tensor]:
+    """Logits of (B, C, H, W), averaged over so many of its mirrored and turned views, 1 to 8.
+
+    Two: also mirrored. Four: also upside down. Eight: also turned by a right angle. A head's value
+    may not depend on direction.
+    """
+    total: dict[str, torch.Tensor] = {}
+    for view in range(views):
+        seen: Mapping[str, torch.Tensor] = network(_turn(batch, view))
+        for name, logits in seen.items():
+            upright = _turn_back(logits.float(), view)
+            total[name] = total[name] + upright if name in total else upright
+    return {name: logits / views for name, logits in total.items()}
+
+
+def _turn(batch: torch.Tensor, view: int) -> torch.Tensor:
+    axes = [axis for axis, bit in ((3, 1), (2, 2)) if view & bit]
+    turned = batch.flip(axes) if axes else batch
+    turned = turned.transpose(2, 3) if view & 4 else turned
+    return turned.contiguous(memory_format=torch.channels_last)
+
+
+def _turn_back(batch: torch.Tensor, view: int) -> torch.Tensor:
+    axes = [axis for axis, bit in ((3, 1), (2, 2)) if view & bit]
+    upright = batch.transpose(2, 3) if view & 4 else batch
+    return upright.flip(axes) if axes else upright
 
 
 def fuse_batch_norms(module: nn.Module) -> nn.Module:
