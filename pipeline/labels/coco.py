@@ -54,7 +54,10 @@ def open_coco(place: Place, settings: LabelSettings, val_fraction: float) -> Ann
     problems = [problem for file in files for problem in file.problems]
     images: list[AnnotatedImage] = []
     for file in files:
-        images += _images(file, class_ids, settings, problems)
+        # A folder's name says the split where each split has one: train/_annotations.coco.json.
+        folder = PurePosixPath(file.uri).parent.name if len(files) > 1 else ""
+        split = split_of(storage.name_of(file.uri)) or split_of(folder) or ""
+        images += _images(file, split, class_ids, settings, problems)
     kept = _distinct(images, problems)
     splits = {image.name: image.split for image in kept}
     if not any(splits.values()):
@@ -121,11 +124,13 @@ def _classes(files: list[CocoFile], class_ids: dict[Id, int]) -> Classes:
 
 
 def _images(
-    file: CocoFile, class_ids: dict[Id, int], settings: LabelSettings, problems: list[Problem]
+    file: CocoFile,
+    split: str,
+    class_ids: dict[Id, int],
+    settings: LabelSettings,
+    problems: list[Problem],
 ) -> Iterator[AnnotatedImage]:
-    """The images whose files are there; the split is that of the JSON file's name, or ''."""
-    folder = PurePosixPath(file.uri).parent.name
-    split = split_of(storage.name_of(file.uri)) or split_of(folder) or ""
+    """The images whose files are there."""
     inside = []
     for image in file.images.values():
         where = f"{file.uri} image {image.id}"
@@ -162,7 +167,7 @@ def _image_root(file: CocoFile, images: list[CocoImage], settings: LabelSettings
     if settings.images is not None:
         return storage.absolute(settings.images)
     here = file.uri.rpartition("/")[0]
-    above = here.rpartition("/")[0]
+    above = "" if here.count("/") < 3 and "://" in here else here.rpartition("/")[0]  # no bucket
     stem = PurePosixPath(file.uri).stem.removeprefix("instances_")
     split = split_of(stem)
     folders = [*_IMAGE_FOLDERS, stem, f"images/{stem}"]

@@ -44,7 +44,7 @@ def by_stem(uri: str, problems: list[Problem]) -> dict[str, str]:
 
 def unique_names(paths: Sequence[str]) -> dict[str, str]:
     """Path below a folder → name: its stem, or the path without suffix where stems repeat."""
-    repeated = {s for s, n in Counter(map(stem, paths)).items() if n > 1}
+    repeated = {s for s, n in Counter(map(stem, set(paths))).items() if n > 1}
     return {
         path: str(PurePosixPath(path).with_suffix("")) if stem(path) in repeated else stem(path)
         for path in paths

@@ -50,7 +50,7 @@ def open_manifest(place: Place, settings: LabelSettings, val_fraction: float) ->
     rows = _usable(uri, [_with_uris(beside.uri, row) for row in rows], problems)
     has_semantic = any(row.get("semantic") for row in rows)
     listed = classes_or_object(beside, settings, has_semantic)
-    names = _names(uri, rows, problems)
+    names = _names(uri, beside.uri, rows, problems)
     splits = {name: row.get("split", "") for name, row in names.items()}
     if not any(splits.values()):
         splits = split_by_name(names, val_fraction)
@@ -107,11 +107,12 @@ def _usable(uri: str, rows: list[dict[str, str]], problems: list[Problem]) -> li
 
 
 def _names(
-    uri: str, rows: list[dict[str, str]], problems: list[Problem]
+    uri: str, folder: str, rows: list[dict[str, str]], problems: list[Problem]
 ) -> dict[str, dict[str, str]]:
-    """Name → row, of the rows whose image and name no other row has."""
-    by_uri = unique_names([row["image"] for row in rows])
-    names = [row.get("name") or by_uri[row["image"]] for row in rows]
+    """Name → row, of the rows whose name no other row has."""
+    paths = [row["image"].removeprefix(folder.rstrip("/") + "/") for row in rows]
+    by_path = unique_names(paths)
+    names = [row.get("name") or by_path[path] for path, row in zip(paths, rows, strict=True)]
     twice = {name for name, n in Counter(names).items() if n > 1}
     problems += [Problem(uri, f"names {name} twice") for name in sorted(twice)]
     return {name: row for name, row in zip(names, rows, strict=True) if name not in twice}
