@@ -16,6 +16,7 @@ from pipeline.metrics import (
     count_error,
     dice_iou,
     match_objects,
+    outside_void,
     sum_matches,
 )
 from pipeline.records import (
@@ -176,7 +177,7 @@ def _compare(
     columns = ["y0", "x0", "y1", "x1", "semantic", "instances", "object_ids"]
     tiles = dataset.read("masks", columns, pc.field("image_id") == image_id).to_pylist()
     semantic, instances = decode_tiles(tiles, height, width)
-    guess = Label(semantic, instances)
+    guess = Label(semantic, outside_void(instances, truth.semantic))
     matches, counts = {}, {}
     for class_id in thing_ids(data.classes):
         pair = (_of_class(truth, class_id), _of_class(guess, class_id))

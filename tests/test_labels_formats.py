@@ -2,6 +2,8 @@
 
 import json
 import random
+import struct
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
@@ -30,12 +32,14 @@ from label_sets import (
 )
 from pycocotools import mask as coco_mask
 
-from pipeline.config import LabelSettings
+from pipeline.config import LabelSettings, ReaderSettings
 from pipeline.distributed.samples import from_table, to_table
 from pipeline.distributed.train import _annotated
 from pipeline.evaluation import evaluate
+from pipeline.images.reader import decode_image
 from pipeline.labels import FORMATS, AnnotatedData, open_data, read_label, read_sample
 from pipeline.labels.coco_masks import draw
+from pipeline.metrics import outside_void
 from pipeline.predicting.objects import measure_objects
 from pipeline.records import VOID, Box, Label, PredictedImage, Segmentation, SourceImage, thing_ids
 from pipeline.tables.dataset import DatasetSpec, OutputDataset
@@ -108,6 +112,14 @@ def test_evaluation_of_the_truth_is_perfect(name: str, tmp_path: Path) -> None:
     assert {c.iou for c in figures.classes if not np.isnan(c.iou)} == {1.0}
     things = thing_ids(data.classes)
     assert (figures.count_error == 0) if things else np.isnan(figures.count_error)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_local_folder_may_be_a_uri(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path)
+    data = open_data(f"file://{tmp_path}").check()
+    assert data.format == name
+    assert len(labels(data)) == len(data.images) > 1
 
 
 def test_a_format_is_read_from_object_storage(bucket: str, tmp_path: Path) -> None:
@@ -295,6 +307,34 @@ def test_ids_of_32_bits_are_renumbered_in_order(tmp_path: Path) -> None:
         save(tmp_path / f"labels/{name}.tif", np.array([0, 70_000, 2**32 - 1])[ids].astype("u4"))
     for label in labels(open_data(str(tmp_path))).values():
         assert np.array_equal(label.instances, ids)
+
+
+@pytest.mark.parametrize(("depth", "colour_type"), [(1, 0), (2, 0), (4, 0), (1, 3), (2, 3), (4, 3)])
+def test_indices_of_few_bits_are_read_as_they_are_stored(depth: int, colour_type: int) -> None:
+    """Gray and palette PNGs of 1, 2 and 4 bits, which decoders spread over 8 or look up."""
+    ids = np.random.default_rng(0).integers(0, 2**depth, (5, 16)).astype(np.uint8)
+    bits = np.unpackbits(ids[..., None], axis=2)[..., 8 - depth :].reshape(5, -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(bits, axis=1))
+    header = struct.pack(">IIBBBBB", 16, 5, depth, colour_type, 0, 0, 0)
+    palette = bytes(range(48)) if colour_type == 3 else b""
+    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+        if data or kind != b"PLTE"
+    )
+    found = decode_image(png, "x.png", ReaderSettings(), as_indices=True)
+    assert np.array_equal(found[..., 0], ids)
+
+
+def test_predictions_where_nobody_labelled_are_neither_right_nor_wrong() -> None:
+    truth = np.zeros((H, W), np.uint8)
+    truth[:10] = VOID
+    found = outside_void(blocks((0, 0, 8, 8), (6, 10, 18, 14), (14, 20, 20, 25)), truth)
+    assert not (found == 1).any()
+    assert (found == 2).sum() == 8 * 4
+    assert (found == 3).sum() == 30
+    assert not found[:10].any()
 
 
 def test_cityscapes_without_instances_is_semantic(tmp_path: Path) -> None:

@@ -253,6 +253,8 @@ def test_object_ids(tmp_path: Path) -> None:
 
 
 def test_data_of_no_format_and_of_two(tmp_path: Path) -> None:
+    assert one_line(tmp_path).endswith("holds nothing: there is no such folder, or it is empty")
+    save(tmp_path / "pictures/a.png", picture(0))
     found = one_line(tmp_path)
     assert "holds annotations of no known format. Looked for: folder: images/ with" in found
     assert all(name in found for name in ("masks: ", "coco: ", "semantic: ", "cityscapes: "))

@@ -63,6 +63,8 @@ def read_label(
 
 
 def _detect(place: Place) -> str:
+    if not place.names and not place.is_file:
+        raise DataError(f"{place.uri} holds nothing: there is no such folder, or it is empty")
     fitting = [name for name, kind in FORMATS.items() if kind.fits(place)]
     if len(fitting) == 1:
         return fitting[0]

@@ -1,7 +1,7 @@
 """What an annotation format is, and what opening one finds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from pipeline import storage
@@ -21,13 +21,16 @@ class Place:
     @classmethod
     def look(cls, uri: str) -> "Place":
         """List it, but for what its name says is a file."""
-        uri = storage.absolute(uri)
-        is_file = PurePosixPath(uri).suffix.lower() in (".json", ".csv", ".parquet")
-        return cls(uri, () if is_file else tuple(storage.list_names(uri)))
+        place = cls(storage.absolute(uri), ())
+        return place if place.is_file else replace(place, names=tuple(storage.list_names(uri)))
 
     @property
     def suffix(self) -> str:
         return PurePosixPath(self.uri).suffix.lower()
+
+    @property
+    def is_file(self) -> bool:
+        return self.suffix in (".json", ".csv", ".parquet")
 
     def join(self, *parts: str) -> str:
         return storage.join(self.uri, *parts)

@@ -129,10 +129,10 @@ def read_cityscapes(
 def _listed(uri: str) -> dict[tuple[str, str, str], str]:
     """(split, city, file name) → URI."""
     found = {}
-    for file in storage.list_files(uri):
-        parts = file.uri.removeprefix(uri.rstrip("/") + "/").split("/")
+    for path in storage.list_paths(uri):
+        parts = path.split("/")
         if len(parts) == 3:
-            found[parts[0], parts[1], parts[2]] = file.uri
+            found[parts[0], parts[1], parts[2]] = storage.join(uri, path)
     return found
 
 

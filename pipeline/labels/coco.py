@@ -141,8 +141,7 @@ def _images(
         else:
             inside.append(image)
     root = _image_root(file, inside, settings)
-    prefix = storage.absolute(root).rstrip("/") + "/"
-    there = {one.uri.removeprefix(prefix) for one in storage.list_files(root)} if inside else set()
+    there = set(storage.list_paths(root)) if inside else set()
     names = unique_names([str(PurePosixPath(image.file_name)) for image in inside])
     for image in inside:
         path = str(PurePosixPath(image.file_name))

@@ -97,14 +97,14 @@ def _listed(place: Place) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """ID → URIs of its images, and ID → names of its masks."""
     images: dict[str, list[str]] = defaultdict(list)
     masks: dict[str, list[str]] = defaultdict(list)
-    for file in storage.list_files(place.uri):
-        parts = file.uri.rsplit("/", 3)
-        if len(parts) < 4 or not is_image(parts[3]) or parts[0] != place.uri.rstrip("/"):
+    for path in storage.list_paths(place.uri):
+        parts = path.split("/")
+        if len(parts) != 3 or not is_image(parts[2]):
             continue
-        if parts[2] == "images":
-            images[parts[1]].append(file.uri)
-        elif parts[2] == "masks":
-            masks[parts[1]].append(parts[3])
+        if parts[1] == "images":
+            images[parts[0]].append(place.join(path))
+        elif parts[1] == "masks":
+            masks[parts[0]].append(parts[2])
     return dict(images), dict(masks)
 
 
