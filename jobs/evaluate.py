@@ -14,11 +14,11 @@ from pipeline.config import EvaluateSettings
 def work(settings: EvaluateSettings) -> int:
     """Measure, and print tables or JSON."""
     from pipeline.evaluation import evaluate
-    from pipeline.labels.folder import open_folder
+    from pipeline.labels import open_data
     from pipeline.tables.dataset import OutputDataset
 
     dataset = OutputDataset.open(settings.predictions)
-    data = open_folder(settings.data, settings.val_fraction)
+    data = open_data(settings.data, settings.labels, settings.val_fraction)
     with live("evaluating", quiet=settings.json_output) as show:
         groups = evaluate(
             dataset,

@@ -140,6 +140,32 @@ class SamplingSettings(Section):
     )
 
 
+VAL_FRACTION = 0.15
+"""Share of the images that is held out where nothing names the splits."""
+
+
+class LabelSettings(Section):
+    """How the annotations are found and read."""
+
+    format: Literal["auto", "folder", "masks", "coco", "semantic", "cityscapes", "manifest"] = (
+        Field("auto", description="annotation format; auto: the one whose files are there")
+    )
+    images: str | None = Field(
+        None, description="folder or URI of COCO's images, where they are not beside the JSON"
+    )
+    classes: str | None = Field(
+        None,
+        description="class list: YAML as classes.yaml, CSV with name,r,g,b, or a text file with a "
+        "name or 'r g b name' a line; by default the one beside the images",
+    )
+    palette: str | None = Field(
+        None, description="colours of the classes in colour-coded maps: CSV or text as for classes"
+    )
+    void: int | None = Field(
+        None, ge=0, le=255, description="value in semantic maps that nobody labelled; default: 255"
+    )
+
+
 class OptimizerSettings(Section):
     """AdamW with warm-up and a cosine to zero."""
 
@@ -156,9 +182,10 @@ _PRECISION = "of the network; auto: bfloat16 where the processor has it in hardw
 class TrainSettings(JobSettings):
     """Train a U-Net from annotated images and write a model bundle.
 
-    DATA holds images/, labels/ (a 16-bit PNG or TIFF an image; 0 is background, each object has
-    its own id) and, where there are classes, semantic/ and classes.yaml. manifest.csv may name
-    the splits.
+    DATA holds images/, labels/ (a PNG or TIFF of integers an image; 0 is background, each object
+    has its own id) and, where there are classes, semantic/ and classes.yaml. manifest.csv may name
+    the splits. Or it is COCO, Cityscapes, class maps in colours, a mask file an object, or a
+    manifest.
     """
 
     model_config = SettingsConfigDict(cli_prog_name="python -m jobs.train")
@@ -174,6 +201,7 @@ class TrainSettings(JobSettings):
     workers: int | None = Field(
         None, ge=1, description="training processes; by default one a GPU, or one without GPUs"
     )
+    labels: LabelSettings = LabelSettings()
     method: MethodSettings = MethodSettings()
     network: NetworkSettings = NetworkSettings()
     normalize: NormalizeSettings = NormalizeSettings()
@@ -189,7 +217,7 @@ class TrainSettings(JobSettings):
         40, ge=1, description="an epoch has at least this many steps, however few images there are"
     )
     val_fraction: float = Field(
-        0.15, gt=0, lt=1, description="share held out when no manifest names the splits"
+        VAL_FRACTION, gt=0, lt=1, description="share held out where nothing names the splits"
     )
     precision: Precision = Field("auto", description=_PRECISION)
     seed: int = Field(0, ge=0)
@@ -295,8 +323,9 @@ class EvaluateSettings(JobSettings):
     data: str = Field(description="folder or URI of the annotated images")
     split: str | None = Field(None, description="only images of this split, such as val")
     val_fraction: float = Field(
-        0.15, gt=0, lt=1, description="share held out when no manifest names the splits"
+        VAL_FRACTION, gt=0, lt=1, description="share held out where nothing names the splits"
     )
+    labels: LabelSettings = LabelSettings()
     by: str | None = Field(
         None, description="also a row for each value of this column of the data's manifest"
     )

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.errors import DataError, DatasetError
-from pipeline.labels.folder import AnnotatedData, read_label
+from pipeline.labels import AnnotatedData, read_label
 from pipeline.metrics import (
     AP_THRESHOLDS,
     Matches,
@@ -16,6 +16,7 @@ from pipeline.metrics import (
     count_error,
     dice_iou,
     match_objects,
+    outside_void,
     sum_matches,
 )
 from pipeline.records import (
@@ -92,13 +93,14 @@ def evaluate(
 
     Raises:
         DataError: an annotated image has no prediction, or several, or differs in size.
+        DataProblems: with a line for each thing that is wrong with the annotated data.
         DatasetError: the classes are not those that the model knows.
     """
-    images = [image for image in data.images if split in (None, image.split)]
+    images = [image for image in data.check().images if split in (None, image.split)]
     if not images:
         raise DataError(f"{data.uri} has no image of the split {split}")
     if by is not None and not all(by in image.attributes for image in images):
-        raise DataError(f"{data.uri}/manifest.csv has no column {by}")
+        raise DataError(f"the manifest of {data.uri} has no column {by}")
     _check_classes(dataset, data)
     ids = _predicted_ids(dataset, images)
     compared = []
@@ -131,16 +133,18 @@ def _predicted_ids(
     dataset: OutputDataset, images: Iterable[AnnotatedImage]
 ) -> dict[str, tuple[str, int, int]]:
     """Name → image_id, height and width of its prediction."""
-    wanted = {image.name: image.image_uri for image in images}
+    wanted = {image.name for image in images}
+    by_uri = {image.image_uri: image.name for image in images}
     found: dict[str, tuple[str, int, int]] = {}
     twice: set[str] = set()
     itself: set[str] = set()  # names whose prediction is of the annotated file, not of a namesake
     for batch in dataset.scan("images", ["image_id", "uri", "height", "width"]):
         for row in batch.to_pylist():
-            name = storage.name_of(row["uri"]).rpartition(".")[0]
+            own = by_uri.get(row["uri"])
+            name = own or storage.name_of(row["uri"]).rpartition(".")[0]
             if name not in wanted or name in itself:
                 continue
-            if row["uri"] == wanted[name]:
+            if own is not None:
                 itself.add(name)
             elif name in found:
                 twice.add(name)
@@ -173,7 +177,7 @@ def _compare(
     columns = ["y0", "x0", "y1", "x1", "semantic", "instances", "object_ids"]
     tiles = dataset.read("masks", columns, pc.field("image_id") == image_id).to_pylist()
     semantic, instances = decode_tiles(tiles, height, width)
-    guess = Label(semantic, instances)
+    guess = Label(semantic, outside_void(instances, truth.semantic))
     matches, counts = {}, {}
     for class_id in thing_ids(data.classes):
         pair = (_of_class(truth, class_id), _of_class(guess, class_id))

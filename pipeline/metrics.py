@@ -86,6 +86,21 @@ def match_objects(
     return Matches(hits, n_predicted - hits, n_true - hits, np.array(sums))
 
 
+def outside_void(predicted: InstanceMap, truth: SemanticMap) -> InstanceMap:
+    """Predicted objects without their pixels where nobody labelled, and without those that are
+    mostly there: what they are is not known, so they are neither right nor wrong (Kirillov et al.
+    2019, section 4.1).
+    """
+    void = truth == VOID
+    if not void.any():
+        return predicted
+    n = int(predicted.max(initial=0)) + 1
+    area = np.bincount(predicted.ravel(), minlength=n)
+    inside = np.bincount(predicted[void], minlength=n)
+    dropped = 2 * inside > area
+    return np.where(void | dropped[predicted], 0, predicted)
+
+
 def sum_matches(matches: Iterable[Matches], thresholds: int = len(AP_THRESHOLDS)) -> Matches:
     """Pool the matches of many images."""
     zero = np.zeros(thresholds, np.int64)

@@ -126,9 +126,18 @@ def list_files(uri: str) -> Iterator[StoredFile]:
         found: dict[str, dict[str, Any]] = fs.find(path, detail=True)
     root = path.rstrip("/") + "/"
     for key in sorted(found):
-        relative = key.removeprefix(root)
-        if not any(part.startswith(".") for part in relative.split("/")):
+        if not _is_hidden(key.removeprefix(root)):
             yield _stored_file(fs, found[key], _uri_of(fs, key))
+
+
+def list_paths(uri: str) -> list[str]:
+    """Every file below a folder or prefix as its path from there, sorted; hidden ones left out."""
+    fs, path = _open_filesystem(uri)
+    with _named(uri, "list"):
+        found: list[str] = fs.find(path)
+    root = path.rstrip("/") + "/"
+    paths = (key.removeprefix(root) for key in sorted(found))
+    return [relative for relative in paths if not _is_hidden(relative)]
 
 
 def list_names(uri: str) -> list[str]:
@@ -185,6 +194,10 @@ def _open_filesystem(uri: str) -> tuple[Any, str]:
     except (ValueError, ImportError) as error:
         raise StorageError(f"{uri}: {_one_line(error)}") from error
     return fs, path
+
+
+def _is_hidden(relative: str) -> bool:
+    return any(part.startswith(".") for part in relative.split("/"))
 
 
 def _uri_of(fs: Any, path: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.config import AugmentSettings, MethodSettings, NormalizeSettings, SamplingSettings
-from pipeline.labels.folder import open_folder, read_sample
+from pipeline.labels import open_data, read_sample
 from pipeline.methods import build_method
 from pipeline.records import Label, Sample
 from pipeline.synthetic import CLASSES
@@ -26,7 +26,7 @@ from pipeline.training.samples import CachedSamples
 def source(
     annotated: str, sampling: SamplingSettings | None = None, **augment: object
 ) -> CropSource:
-    data = open_folder(annotated, 0.2)
+    data = open_data(annotated, val_fraction=0.2)
     samples = [read_sample(image, data.classes, data.void) for image in data.split("train")]
     return CropSource(
         CachedSamples(samples, 3, NormalizeSettings()),

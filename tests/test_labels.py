@@ -9,7 +9,7 @@ import pytest
 from pipeline.config import MethodSettings
 from pipeline.distributed.train import decide_method
 from pipeline.errors import DataError, SettingsError
-from pipeline.labels.folder import open_folder, read_sample
+from pipeline.labels import open_data, read_sample
 from pipeline.records import VOID
 from pipeline.synthetic import make_scene, write_annotated
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_labels_alone_make_one_class_of_things(folder: Path) -> None:
-    data = open_folder(str(folder), 0.3)
+    data = open_data(str(folder), val_fraction=0.3)
     sample = read_sample(data.images[0], data.classes, data.void)
     assert [spec.kind for spec in data.classes] == ["background", "thing"]
     assert np.array_equal(sample.label.semantic, (sample.label.instances > 0).astype(np.uint8))
@@ -38,7 +38,7 @@ def test_labels_alone_make_one_class_of_things(folder: Path) -> None:
 
 
 def test_classes_and_semantic_maps(annotated: str) -> None:
-    data = open_folder(annotated, 0.3)
+    data = open_data(annotated, val_fraction=0.3)
     sample = read_sample(data.split("train")[0], data.classes, data.void)
     assert [spec.name for spec in data.classes] == ["background", "tissue", "cell", "crystal"]
     assert set(np.unique(sample.label.semantic)) <= {0, 1, 2, 3}
@@ -47,12 +47,12 @@ def test_classes_and_semantic_maps(annotated: str) -> None:
 
 
 def test_split_by_name_is_stable(folder: Path) -> None:
-    before = {image.name: image.split for image in open_folder(str(folder), 0.3).images}
+    before = {image.name: image.split for image in open_data(str(folder), val_fraction=0.3).images}
     assert set(before.values()) == {"train", "val"}
     for i in range(12, 16):
         save(folder / f"images/im{i}.png", np.zeros((8, 8), np.uint8))
         save(folder / f"labels/im{i}.png", np.zeros((8, 8), np.uint16))
-    after = {image.name: image.split for image in open_folder(str(folder), 0.3).images}
+    after = {image.name: image.split for image in open_data(str(folder), val_fraction=0.3).images}
     assert before.items() <= after.items()
 
 
@@ -64,7 +64,7 @@ def test_void_is_kept_apart(tmp_path: Path) -> None:
     save(path, semantic)
     classes = tmp_path / "classes.yaml"
     classes.write_text(classes.read_text() + "void: 200\n")
-    data = open_folder(str(tmp_path), 0.3)
+    data = open_data(str(tmp_path), val_fraction=0.3)
     sample = read_sample(data.split("train")[0], data.classes, data.void)
     assert (sample.label.semantic[:5] == VOID).all()
     assert (sample.label.semantic[5:] != VOID).all()
@@ -74,7 +74,7 @@ def test_problems_are_one_line_that_names_the_file(folder: Path) -> None:
     uri = str(folder)
 
     def read_all() -> None:
-        data = open_folder(uri, 0.3)
+        data = open_data(uri, val_fraction=0.3).check()
         for image in data.images:
             read_sample(image, data.classes, data.void)
 
@@ -106,13 +106,15 @@ def test_problems_are_one_line_that_names_the_file(folder: Path) -> None:
 def test_unknown_class_ids_are_named(tmp_path: Path) -> None:
     write_annotated(str(tmp_path), [(30, 30), (30, 30)], ["train", "val"], seed=9)
     save(tmp_path / "semantic/scene-0009.png", np.full((30, 30), 77, np.uint8))
-    data = open_folder(str(tmp_path), 0.3)
-    with pytest.raises(DataError, match=r"holds class ids that classes.yaml does not name: \[77\]"):
+    data = open_data(str(tmp_path), val_fraction=0.3)
+    with pytest.raises(
+        DataError, match=r"holds class ids that the class list does not name: \[77\]"
+    ):
         read_sample(data.split("train")[0], data.classes, data.void)
 
 
 def test_settings_that_the_labels_cannot_serve(folder: Path) -> None:
-    data = open_folder(str(folder), 0.3)
+    data = open_data(str(folder), val_fraction=0.3)
     with pytest.raises(SettingsError, match="class_weights takes 2 weights"):
         decide_method(MethodSettings(class_weights=[1.0, 2.0, 3.0]), data)
     for path in (folder / "labels").iterdir():
@@ -121,7 +123,7 @@ def test_settings_that_the_labels_cannot_serve(folder: Path) -> None:
     (folder / "classes.yaml").write_text(
         "classes: [{id: 0, name: a, kind: stuff}, {id: 1, name: b, kind: thing}]\n"
     )
-    semantic_only = open_folder(str(folder), 0.3)
+    semantic_only = open_data(str(folder), val_fraction=0.3)
     assert decide_method(MethodSettings(), semantic_only).name == "semantic"
-    with pytest.raises(SettingsError, match="instance needs labels/"):
+    with pytest.raises(SettingsError, match="instance needs labelled objects"):
         decide_method(MethodSettings(name="instance"), semantic_only)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.config import MethodSettings
-from pipeline.labels.folder import open_folder, read_label
+from pipeline.labels import open_data, read_label
 from pipeline.methods import build_method
 from pipeline.methods.base import Method, cross_entropy_dice
 from pipeline.metrics import match_objects
@@ -44,7 +44,7 @@ def test_instances_come_back_from_their_own_targets(seed: int) -> None:
 
 def test_real_nuclei_come_back_from_their_own_targets(dsb2018: Path) -> None:
     """What the method could reach on real objects if the network made no mistake."""
-    data = open_folder(str(dsb2018), 0.2)
+    data = open_data(str(dsb2018), val_fraction=0.2)
     method = build_method(MethodSettings(name="instance"), data.classes)
     found = []
     for image in data.split("val"):

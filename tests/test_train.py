@@ -17,7 +17,7 @@ from pipeline.config import (
 )
 from pipeline.errors import DataError
 from pipeline.evaluation import evaluate as measure
-from pipeline.labels.folder import open_folder
+from pipeline.labels import open_data
 from pipeline.models.bundle import load_spec
 from pipeline.synthetic import write_annotated
 from pipeline.tables.dataset import OutputDataset
@@ -53,7 +53,9 @@ def test_the_whole_path_finds_most_objects(
     predict.work(PredictSettings(input=f"{annotated}/images", model=trained, output=output))
     assert evaluate.work(EvaluateSettings(predictions=output, data=annotated, split="val")) == 0
     assert "panoptic quality" in capsys.readouterr().out
-    (figures,) = measure(OutputDataset.open(output), open_folder(annotated, 0.2), split="val")
+    (figures,) = measure(
+        OutputDataset.open(output), open_data(annotated, val_fraction=0.2), split="val"
+    )
     # The job's figures are those of the validation that chose the model, but for class votes.
     assert figures.ap_pooled["0.5"] > 0.45
     assert figures.images == 4
@@ -83,7 +85,7 @@ def test_evaluation_against_itself_is_perfect(
     (truth / "manifest.csv").write_text(
         "name,split,half\n" + "".join(f"{p.stem},test,{p.stem[-1] > '5'}\n" for p in names.values())
     )
-    groups = measure(dataset, open_folder(str(truth), 0.2), by="half")
+    groups = measure(dataset, open_data(str(truth), val_fraction=0.2), by="half")
     assert [g.group for g in groups] == ["all", "False", "True"]
     for group in groups:
         assert set(group.ap_mean.values()) == set(group.ap_pooled.values()) == {1.0}
@@ -101,7 +103,7 @@ def test_labels_that_were_predicted_too_do_not_confuse_evaluation(
     predict.work(PredictSettings(input=annotated, model=trained, output=output))
     dataset = OutputDataset.open(output)
     assert dataset.read("images", ["uri"]).num_rows == 3 * 16
-    (figures,) = measure(dataset, open_folder(annotated, 0.2), split="val")
+    (figures,) = measure(dataset, open_data(annotated, val_fraction=0.2), split="val")
     assert figures.ap_pooled["0.5"] > 0.45
 
 

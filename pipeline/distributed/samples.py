@@ -7,8 +7,16 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.distributed.blocks import raw_bytes
-from pipeline.records import Label, Sample
+from pipeline.records import Box, Label, ObjectMask, Sample
 
+_OBJECT = pa.struct(
+    [
+        ("id", pa.int32()),
+        ("class_id", pa.int32()),
+        ("box", pa.list_(pa.int32(), 4)),
+        ("bits", pa.binary()),
+    ]
+)
 SCHEMA = pa.schema(
     [
         ("name", pa.string()),
@@ -18,6 +26,7 @@ SCHEMA = pa.schema(
         ("dtype", pa.string()),
         ("semantic", pa.large_binary()),
         ("instances", pa.large_binary()),
+        ("objects", pa.list_(_OBJECT)),
     ]
 )
 
@@ -32,6 +41,7 @@ def to_table(samples: Sequence[Sample]) -> pa.Table:
         "dtype": [s.pixels.dtype.str for s in samples],
         "semantic": [raw_bytes(s.label.semantic) for s in samples],
         "instances": [raw_bytes(s.label.instances) for s in samples],
+        "objects": [[vars(one) for one in s.label.objects] for s in samples],
     }
     return pa.table(columns, SCHEMA)
 
@@ -44,6 +54,9 @@ def from_table(table: pa.Table) -> list[Sample]:
         pixels = np.frombuffer(table["pixels"][i].as_buffer(), table["dtype"][i].as_py())
         semantic = np.frombuffer(table["semantic"][i].as_buffer(), np.uint8)
         instances = np.frombuffer(table["instances"][i].as_buffer(), np.int32)
-        label = Label(semantic.reshape(shape[:2]), instances.reshape(shape[:2]))
+        objects = tuple(
+            ObjectMask(**{**one, "box": Box(*one["box"])}) for one in table["objects"][i].as_py()
+        )
+        label = Label(semantic.reshape(shape[:2]), instances.reshape(shape[:2]), objects)
         samples.append(Sample(table["name"][i].as_py(), pixels.reshape(shape), label))
     return samples

@@ -27,7 +27,7 @@ from pipeline.distributed.session import (
     unwrapped_errors,
 )
 from pipeline.errors import DataError, SettingsError
-from pipeline.labels.folder import AnnotatedData, open_folder, read_sample
+from pipeline.labels import AnnotatedData, open_data, read_sample
 from pipeline.methods import build_method
 from pipeline.models.bundle import BundleSpec, load_spec
 from pipeline.models.weights import build_network, save_bundle
@@ -65,10 +65,11 @@ def train_bundle(settings: TrainSettings, on_report: OnReport) -> TrainResult:
     """Train on annotated images and write the best model of all epochs to the output.
 
     Raises:
+        DataProblems: with a line for each thing that is wrong with the data.
         TesseraError: the data or the settings can't be used.
     """
     started = time.time()
-    data = open_folder(settings.data, settings.val_fraction)
+    data = open_data(settings.data, settings.labels, settings.val_fraction).check()
     method = decide_method(settings.method, data)
     with ray_session() as resources, unwrapped_errors():
         workers = settings.workers or resources.gpus or resources.nodes
@@ -105,7 +106,8 @@ def decide_method(settings: MethodSettings, data: AnnotatedData) -> MethodSettin
     things = thing_ids(data.classes)
     if settings.name == "instance" and not (data.has_instances and things):
         raise SettingsError(
-            f"setting method.name: instance needs labels/ and a class of kind thing in {data.uri}"
+            f"setting method.name: instance needs labelled objects of a class of kind thing in "
+            f"{data.uri}"
         )
     weights = settings.class_weights
     if weights is not None and len(weights) != len(data.classes):

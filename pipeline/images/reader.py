@@ -40,12 +40,17 @@ _SIGNATURES = (
 _MOST_CHANNELS = 64  # a longer first or last axis of unnamed meaning is a stack, not channels
 
 
-def decode_image(data: bytes, name: str, settings: ReaderSettings) -> Pixels:
+def decode_image(
+    data: bytes, name: str, settings: ReaderSettings, *, as_indices: bool = False
+) -> Pixels:
     """Decode one file to (H, W, C) in its own integer or float type; alpha is dropped.
 
     Args:
         data: the whole file.
         name: its name or URI, of which the suffix is held against the content.
+        settings: what is accepted.
+        as_indices: for label maps: values as they are stored, neither looked up in the file's
+            palette, nor spread from 1, 2 or 4 bits to 8, nor inverted.
 
     Raises:
         RejectError: with a code: empty, unknown_format, misnamed, corrupt, too_large, layout.
@@ -58,14 +63,14 @@ def decode_image(data: bytes, name: str, settings: ReaderSettings) -> Pixels:
             f"is named as {expected} but holds {kind}; rename it or set reader.allow_misnamed",
         )
     try:
-        pixels = DECODERS[kind](data, settings)
+        pixels = DECODERS[kind](data, settings, as_indices)
     except RejectError:
         raise
     except Exception as error:  # decoders have no common base for what damaged bytes make them say
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RejectError("corrupt", f"damaged {kind}: {reason[:200]}") from error
     if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8) * 255
+        pixels = pixels.astype(np.uint8) * (1 if as_indices else 255)
     if pixels.dtype.kind not in "uif":
         raise RejectError("layout", f"pixels of type {pixels.dtype} are not supported")
     if 0 in pixels.shape:
@@ -92,13 +97,18 @@ def _check_size(height: int, width: int, settings: ReaderSettings) -> None:
         )
 
 
-def _decode_with_pillow(data: bytes, settings: ReaderSettings) -> Pixels:
+def _decode_with_pillow(data: bytes, settings: ReaderSettings, as_indices: bool) -> Pixels:
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked before any pixel is decoded
     with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
         _check_size(image.height, image.width, settings)
         if image.format == "PNG" and _png_is_deep_colour(data):
             return _drop_alpha(imagecodecs.png_decode(data))
         image.load()
+        if as_indices and image.mode == "P":
+            return _with_channel_axis(np.asarray(image))
+        if as_indices and image.mode == "L" and image.format == "PNG":
+            # Pillow spreads gray of 2 or 4 bits over 0 to 255: multiples of 85 or 17.
+            return _with_channel_axis(np.asarray(image)) // {2: 85, 4: 17}.get(data[24], 1)
         if image.mode in ("1", "L", "I;16", "I", "F", "RGB"):
             return _with_channel_axis(np.asarray(image))
         if image.mode in ("LA", "La"):
@@ -121,7 +131,7 @@ def _with_channel_axis(pixels: NDArray[np.generic]) -> Pixels:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _decode_tiff(data: bytes, settings: ReaderSettings) -> Pixels:
+def _decode_tiff(data: bytes, settings: ReaderSettings, as_indices: bool) -> Pixels:
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         if not tiff.series:
             raise RejectError("corrupt", "damaged TIFF: holds no image")
@@ -137,6 +147,8 @@ def _decode_tiff(data: bytes, settings: ReaderSettings) -> Pixels:
         if channel_axis is not None:
             pixels = np.moveaxis(pixels, channel_axis, -1)
         pixels = _with_channel_axis(pixels)
+        if as_indices and pixels.shape[-1] == 1:
+            return np.ascontiguousarray(pixels)
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
             pixels = np.iinfo(pixels.dtype.str).max - pixels
         if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
@@ -180,7 +192,7 @@ def _check_all_bytes_are_there(series: tifffile.TiffPageSeries, length: int) -> 
                 raise RejectError("corrupt", "damaged TIFF: the file ends before its pixels do")
 
 
-DECODERS: dict[str, Callable[[bytes, ReaderSettings], Pixels]] = {
+DECODERS: dict[str, Callable[[bytes, ReaderSettings, bool], Pixels]] = {
     "PNG": _decode_with_pillow,
     "JPEG": _decode_with_pillow,
     "TIFF": _decode_tiff,

@@ -1,1 +1,77 @@
-"""Annotations → (semantic map, instances): a module a format."""
+"""Annotations as people have them → images, classes and labels.
+
+A format is a module here and a line in `FORMATS`. What a format knows of an image travels in its
+`AnnotatedImage`, as text, so that any process can read it.
+"""
+
+from pipeline.config import VAL_FRACTION, LabelSettings
+from pipeline.errors import DataError
+from pipeline.labels import cityscapes, coco, folder, manifest, masks, semantic
+from pipeline.labels.base import AnnotatedData, Format, Place
+from pipeline.labels.files import decode
+from pipeline.records import AnnotatedImage, Classes, Label, Sample
+
+__all__ = ["FORMATS", "AnnotatedData", "Format", "open_data", "read_label", "read_sample"]
+
+FORMATS: dict[str, Format] = {
+    "folder": folder.FORMAT,
+    "masks": masks.FORMAT,
+    "coco": coco.FORMAT,
+    "semantic": semantic.FORMAT,
+    "cityscapes": cityscapes.FORMAT,
+    "manifest": manifest.FORMAT,
+}
+
+
+def open_data(
+    uri: str, settings: LabelSettings | None = None, val_fraction: float = VAL_FRACTION
+) -> AnnotatedData:
+    """Find images, labels, classes and splits below a folder or prefix, or in a file.
+
+    What is wrong with single images is in `AnnotatedData.problems`; `AnnotatedData.check` raises
+    it.
+
+    Raises:
+        DataError: one line: it is of no known format, or can't be opened.
+    """
+    settings = settings or LabelSettings()
+    place = Place.look(uri)
+    name = _detect(place) if settings.format == "auto" else settings.format
+    FORMATS[name].check_settings(name, settings)
+    return FORMATS[name].open(place, settings, val_fraction)
+
+
+def read_sample(image: AnnotatedImage, classes: Classes, void: int) -> Sample:
+    """Decode an image and its labels.
+
+    Raises:
+        DataError: one line that names the file and what is wrong with it.
+    """
+    pixels = decode(image.image_uri)
+    return Sample(image.name, pixels, read_label(image, classes, void, pixels.shape[:2]))
+
+
+def read_label(
+    image: AnnotatedImage, classes: Classes, void: int, shape: tuple[int, ...] | None = None
+) -> Label:
+    """Decode an image's labels alone; `shape` (H, W) is what they must have, where known.
+
+    Raises:
+        DataError: one line that names the file and what is wrong with it.
+    """
+    return FORMATS[image.format].read(image, classes, void, shape)
+
+
+def _detect(place: Place) -> str:
+    if not place.names and not place.is_file:
+        raise DataError(f"{place.uri} holds nothing: there is no such folder, or it is empty")
+    fitting = [name for name, kind in FORMATS.items() if kind.fits(place)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise DataError(
+            f"{place.uri} could be of the formats {' and '.join(fitting)}; "
+            f"say which with --labels.format"
+        )
+    known = "; ".join(f"{name}: {kind.looks_for}" for name, kind in FORMATS.items())
+    raise DataError(f"{place.uri} holds annotations of no known format. Looked for: {known}")

@@ -1,0 +1,196 @@
+"""A COCO instances file → its images and categories, and the text of each annotation by image.
+
+Such files are large (half a gigabyte for COCO's own): the top level is walked element by element,
+and of each annotation only its text is kept.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+from pipeline import storage
+from pipeline.errors import DataError
+from pipeline.labels.coco_masks import segmentation_problem
+from pipeline.records import Problem
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_KEYS = ("images", "annotations", "categories")
+
+Id = int | str
+"""COCO's own ids are numbers, those of some tools are text."""
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One entry of `images`."""
+
+    id: Id
+    file_name: str
+    height: int | None
+    width: int | None
+    """Where the file doesn't say them, the image does."""
+
+
+@dataclass(frozen=True)
+class CocoAnnotation:
+    """One entry of `annotations`: its place in the list, what it refers to, and its JSON text."""
+
+    number: int
+    image_id: Id
+    category_id: Id
+    text: str = field(repr=False)
+
+
+@dataclass
+class CocoFile:
+    """What one JSON file holds."""
+
+    uri: str
+    categories: dict[Id, str] = field(default_factory=dict)
+    images: dict[Id, CocoImage] = field(default_factory=dict)
+    annotations: dict[Id, list[CocoAnnotation]] = field(default_factory=lambda: defaultdict(list))
+    """By image."""
+    problems: list[Problem] = field(default_factory=list)
+
+    def report(self, key: str, number: int, what: str) -> None:
+        self.problems.append(Problem(f"{self.uri} {key}[{number}]", what))
+
+
+def read_coco(uri: str) -> CocoFile:
+    """Parse a file once; what single entries get wrong is among its problems.
+
+    Raises:
+        DataError: one line: it is not JSON, or not COCO's.
+    """
+    found = CocoFile(uri)
+    try:
+        seen = _collect(storage.read_bytes(uri).decode("utf-8-sig"), found)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{uri} is not whole JSON: {error.msg} at line {error.lineno}") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, an endless number, endless nesting
+        raise DataError(f"{uri} is not readable JSON: {type(error).__name__}") from error
+    missing = [key for key in _KEYS if key not in seen]
+    if missing:
+        raise DataError(f"{uri} is not a COCO instances file: it has no {missing[0]}")
+    _drop_dangling(found)
+    return found
+
+
+def _collect(text: str, found: CocoFile) -> set[str]:
+    """Add every entry to what is found; returns the keys of the lists that are there."""
+    seen = set()
+    for key, number, element, source in _elements(text):
+        seen.add(key)
+        if key not in _KEYS or number < 0:
+            continue
+        if not isinstance(element, dict):
+            found.report(key, number, "is not an object")
+        elif key == "categories":
+            _add_category(found, number, element)
+        elif key == "images":
+            _add_image(found, number, element)
+        else:
+            _add_annotation(found, number, element, source)
+    return seen
+
+
+def _add_category(found: CocoFile, number: int, element: dict[str, Any]) -> None:
+    id, name = element.get("id"), element.get("name")
+    if not _is_id(id) or not isinstance(name, str) or not name:
+        found.report("categories", number, "has no id and name")
+    elif found.categories.setdefault(id, name) != name:
+        found.report("categories", number, f"has the id {id} of another category")
+
+
+def _add_image(found: CocoFile, number: int, element: dict[str, Any]) -> None:
+    id, name = element.get("id"), element.get("file_name")
+    height, width = element.get("height"), element.get("width")
+    if not _is_id(id) or not isinstance(name, str) or not name:
+        found.report("images", number, "has no id and file_name")
+    elif id in found.images:
+        found.report("images", number, f"has the id {id} of {found.images[id].file_name}")
+    elif not all(n is None or (type(n) is int and n > 0) for n in (height, width)):
+        found.report("images", number, f"has the size {height} x {width}")
+    else:
+        found.images[id] = CocoImage(id, name, height, width)
+
+
+def _add_annotation(found: CocoFile, number: int, element: dict[str, Any], text: str) -> None:
+    image_id, category_id = element.get("image_id"), element.get("category_id")
+    problem = segmentation_problem(element.get("segmentation"))
+    if problem is not None:
+        found.report("annotations", number, problem)
+    elif not _is_id(image_id) or not _is_id(category_id):
+        found.report("annotations", number, "has no image_id and category_id")
+    else:
+        one = CocoAnnotation(number, image_id, category_id, text)
+        found.annotations[image_id].append(one)
+
+
+def _drop_dangling(found: CocoFile) -> None:
+    """Annotations of images or categories that are not there are problems."""
+    for image_id in list(found.annotations):
+        kept = []
+        for one in found.annotations[image_id]:
+            if image_id not in found.images:
+                what = f"names image {image_id}, which the file does not hold"
+                found.report("annotations", one.number, what)
+            elif one.category_id not in found.categories:
+                what = f"names category {one.category_id}, which the file does not hold"
+                found.report("annotations", one.number, what)
+            else:
+                kept.append(one)
+        found.annotations[image_id] = kept
+
+
+def _is_id(value: object) -> TypeGuard[Id]:
+    return type(value) in (int, str)
+
+
+def _elements(text: str) -> Iterator[tuple[str, int, Any, str]]:
+    """(key, place, value, its text) of every element of the lists of a JSON object.
+
+    A value that is no list comes as a whole, at place -1.
+    """
+    decode = json.JSONDecoder().raw_decode
+    at = _expect(text, 0, "{")
+    while text[at : at + 1] != "}":
+        key, at = decode(text, at)
+        at = _expect(text, at, ":")
+        if text[at : at + 1] != "[":
+            value, end = decode(text, at)
+            yield str(key), -1, value, text[at:end]
+            at = _next(text, end, "}")
+            continue
+        at = _expect(text, at, "[")
+        yield str(key), -1, None, ""
+        number = 0
+        while text[at : at + 1] != "]":
+            value, end = decode(text, at)
+            yield str(key), number, value, text[at:end]
+            at, number = _next(text, end, "]"), number + 1
+        at = _next(text, at + 1, "}")
+    if _after_space(text, at + 1) != len(text):
+        raise json.JSONDecodeError("more after its end", text, at + 1)
+
+
+def _after_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at
+
+
+def _expect(text: str, at: int, character: str) -> int:
+    """Past this character and space around it."""
+    at = _after_space(text, at)
+    if text[at : at + 1] != character:
+        raise json.JSONDecodeError(f"no '{character}'", text, at)
+    return _after_space(text, at + 1)
+
+
+def _next(text: str, at: int, end: str) -> int:
+    """At the next element, past a comma, or at the end of the list or object."""
+    at = _after_space(text, at)
+    return at if text[at : at + 1] == end else _expect(text, at, ",")

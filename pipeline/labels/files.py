@@ -1,0 +1,108 @@
+"""Finding and decoding the files of annotated data, with one line for what is wrong."""
+
+import csv
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.config import ReaderSettings
+from pipeline.errors import DataError, RejectError, StorageError
+from pipeline.images.reader import FORMATS, decode_image
+from pipeline.records import Problem
+
+_FEW = 16  # files that are looked up one by one rather than by listing their folder
+
+
+def is_image(name: str) -> bool:
+    """By its suffix; hidden files are none."""
+    hidden = storage.name_of(name).startswith(".")
+    return PurePosixPath(name).suffix.lower() in FORMATS and not hidden
+
+
+def stem(uri: str) -> str:
+    """`s3://b/a/x.y.png` → `x.y`."""
+    return PurePosixPath(storage.name_of(uri)).stem
+
+
+def by_stem(uri: str, problems: list[Problem]) -> dict[str, str]:
+    """Stem → URI of the images in a folder; none where it is missing.
+
+    Of images that share a stem none is taken, and they are a problem.
+    """
+    names = [name for name in storage.list_names(uri) if is_image(name)]
+    twice = {s for s, n in Counter(map(stem, names)).items() if n > 1}
+    problems += [Problem(uri, f"holds more than one file named {s}.*") for s in sorted(twice)]
+    return {stem(name): storage.join(uri, name) for name in names if stem(name) not in twice}
+
+
+def unique_names(paths: Sequence[str]) -> dict[str, str]:
+    """Path below a folder → name: its stem, or the path without suffix where stems repeat."""
+    repeated = {s for s, n in Counter(map(stem, set(paths))).items() if n > 1}
+    return {
+        path: str(PurePosixPath(path).with_suffix("")) if stem(path) in repeated else stem(path)
+        for path in paths
+    }
+
+
+def absent(uris: Iterable[str]) -> set[str]:
+    """Those of some URIs where there is no file; a folder with many of them is listed once."""
+    wanted: dict[str, list[str]] = defaultdict(list)
+    for uri in uris:
+        wanted[uri.rpartition("/")[0]].append(uri)
+    doubtful: list[str] = []
+    for folder, files in wanted.items():
+        listed = set(storage.list_names(folder)) if len(files) > _FEW else set()
+        doubtful += [uri for uri in files if storage.name_of(uri) not in listed]
+    found = storage.stat_many(doubtful)
+    return {uri for uri, file in zip(doubtful, found, strict=True) if file is None}
+
+
+def read_text(uri: str) -> str:
+    """A text file, in UTF-8 with or without its mark."""
+    try:
+        return storage.read_bytes(uri).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{uri} is not text in UTF-8") from error
+
+
+def read_rows(uri: str) -> list[dict[str, str]]:
+    """The rows of a CSV with a header, or of a Parquet file, as text; nothing is ''."""
+    if uri.lower().endswith(".parquet"):
+        try:
+            table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
+        except pa.ArrowException as error:
+            raise DataError(f"{uri} is not Parquet: {str(error).splitlines()[0]}") from error
+        rows = table.to_pylist()
+        return [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]
+    try:
+        reader = csv.DictReader(io.StringIO(read_text(uri)), skipinitialspace=True)
+        return [{(k or "").strip(): _cell(v) for k, v in row.items()} for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{uri} is not CSV: {error}") from error
+
+
+def _cell(value: str | list[str] | None) -> str:
+    """Cells beyond the header come as a list, cells that a short line lacks as None."""
+    return value.strip() if isinstance(value, str) else ""
+
+
+def decode(uri: str, *, as_indices: bool = False) -> NDArray[np.generic]:
+    """(H, W, C) of an image file.
+
+    Raises:
+        DataError: one line that names the file and what is wrong with it.
+    """
+    try:
+        data = storage.read_bytes(uri)
+        return decode_image(data, uri, ReaderSettings(), as_indices=as_indices)
+    except RejectError as error:
+        raise DataError(f"{uri} {error.message}") from error
+    except StorageError as error:
+        raise DataError(str(error)) from error

@@ -1,0 +1,121 @@
+"""Label files → arrays: object ids, and class ids said by value or by colour.
+
+Legend: H height, W width.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import DataError
+from pipeline.labels.files import decode
+from pipeline.records import (
+    VOID,
+    AnnotatedImage,
+    Classes,
+    InstanceMap,
+    Label,
+    SemanticMap,
+    thing_ids,
+)
+
+_LARGEST_KEPT = 2**16 - 1  # higher ids are renumbered: tables by id stay small, float32 is exact
+
+
+def read_maps(
+    image: AnnotatedImage, classes: Classes, void: int, shape: tuple[int, ...] | None
+) -> Label:
+    """The label of an image with a map of object ids, of class ids, or both.
+
+    `image.annotation` is the palette (`ClassList.palette_json`) where class maps are in colours.
+    """
+    instances = semantic = None
+    if image.instances_uri:
+        instances = read_instances(image.instances_uri, shape)
+    if image.semantic_uri:
+        known = shape if instances is None else instances.shape
+        semantic = read_semantic(image.semantic_uri, known, classes, void, image.annotation)
+    if semantic is None and instances is not None:
+        background = next((c.id for c in classes if c.kind == "background"), 0)
+        semantic = np.where(instances > 0, thing_ids(classes)[0], background).astype(np.uint8)
+    if semantic is None:
+        raise DataError(f"{image.image_uri} has no label")
+    if instances is None:
+        instances = np.zeros(semantic.shape, np.int32)
+    return Label(semantic, instances)
+
+
+def read_instances(uri: str, shape: tuple[int, ...] | None) -> InstanceMap:
+    """(H, W) object ids of a file of 8, 16 or 32 bits; very high ones are renumbered in order."""
+    ids: NDArray[np.integer] = read_ids(uri, shape)
+    if ids.size and (ids.min() < 0 or ids.max() >= 2**63):
+        raise DataError(f"{uri} holds ids below 0 or over 63 bits")
+    if ids.max(initial=0) > _LARGEST_KEPT:
+        present, flat = np.unique(ids, return_inverse=True)
+        numbers = np.arange(len(present)) + (0 if present[0] == 0 else 1)
+        renumbered: InstanceMap = numbers.astype(np.int32)[flat.reshape(ids.shape)]
+        return renumbered
+    return ids.astype(np.int32)
+
+
+def read_ids(uri: str, shape: tuple[int, ...] | None) -> NDArray[np.integer]:
+    """(H, W) whole numbers of a file of one channel, in its own type."""
+    pixels = decode(uri, as_indices=True)
+    _check_shape(uri, pixels, shape)
+    return _one_channel(uri, pixels)
+
+
+def read_semantic(
+    uri: str, shape: tuple[int, ...] | None, classes: Classes, void: int, palette: str
+) -> SemanticMap:
+    """(H, W) class ids, VOID where nobody labelled, of a map of values or of colours."""
+    pixels = decode(uri, as_indices=True)
+    _check_shape(uri, pixels, shape)
+    if palette and pixels.shape[-1] == 3 and pixels.dtype == np.uint8:
+        return _from_colours(pixels.astype(np.uint32), uri, palette)
+    return _to_class_ids(_one_channel(uri, pixels), uri, classes, void)
+
+
+def _check_shape(uri: str, pixels: NDArray[np.generic], shape: tuple[int, ...] | None) -> None:
+    if shape is not None and pixels.shape[:2] != tuple(shape):
+        raise DataError(
+            f"{uri} is {pixels.shape[0]} x {pixels.shape[1]}, its image {shape[0]} x {shape[1]}"
+        )
+
+
+def _one_channel(uri: str, pixels: NDArray[np.generic]) -> NDArray[np.integer]:
+    ids: NDArray[Any] = pixels[..., 0]
+    if pixels.shape[-1] == 1 and ids.dtype.kind == "f":
+        # ImageJ keeps 32-bit label images as floats.
+        whole: NDArray[np.int64] = np.nan_to_num(ids, nan=-1, posinf=-1, neginf=-1).astype(np.int64)
+        if np.array_equal(whole, ids):
+            return whole
+    if pixels.shape[-1] != 1 or ids.dtype.kind not in "ui":
+        raise DataError(
+            f"{uri} takes one channel of integer ids, not {pixels.shape[-1]} of {pixels.dtype}"
+        )
+    return ids
+
+
+def _to_class_ids(ids: NDArray[np.integer], uri: str, classes: Classes, void: int) -> SemanticMap:
+    known = {spec.id for spec in classes}
+    unknown = sorted(set(np.unique(ids).tolist()) - known - {void})
+    if unknown:
+        raise DataError(f"{uri} holds class ids that the class list does not name: {unknown[:5]}")
+    return np.where(ids == void, VOID, ids).astype(np.uint8)
+
+
+def _from_colours(pixels: NDArray[np.uint32], uri: str, palette: str) -> SemanticMap:
+    """(H, W, 3) red, green, blue → class ids."""
+    entries = np.array(sorted(json.loads(palette)), np.uint32)  # by colour, so by key
+    keys = entries[:, 0] << 16 | entries[:, 1] << 8 | entries[:, 2]
+    wanted = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    unknown = np.unique(wanted[keys[place] != wanted])
+    if len(unknown):
+        named = [(int(k) >> 16, int(k) >> 8 & 255, int(k) & 255) for k in unknown[:3]]
+        raise DataError(f"{uri} holds colours that the palette does not name: {named}")
+    found: SemanticMap = entries[place, 3].astype(np.uint8)
+    return found

@@ -1,0 +1,362 @@
+"""Every annotation format: found by itself, read back to known arrays, and evaluated against."""
+
+import json
+import random
+import struct
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from label_sets import (
+    PALETTE,
+    WRITERS,
+    H,
+    W,
+    blocks,
+    class_ids,
+    coco,
+    colour_map,
+    compressed,
+    picture,
+    rectangle,
+    save,
+    write_cityscapes,
+    write_coco,
+    write_masks,
+    write_semantic,
+)
+from pycocotools import mask as coco_mask
+
+from pipeline.config import LabelSettings, ReaderSettings
+from pipeline.distributed.samples import from_table, to_table
+from pipeline.distributed.train import _annotated
+from pipeline.evaluation import evaluate
+from pipeline.images.reader import decode_image
+from pipeline.labels import FORMATS, AnnotatedData, open_data, read_label, read_sample
+from pipeline.labels.coco_masks import draw
+from pipeline.metrics import outside_void
+from pipeline.predicting.objects import measure_objects
+from pipeline.records import VOID, Box, Label, PredictedImage, Segmentation, SourceImage, thing_ids
+from pipeline.tables.dataset import DatasetSpec, OutputDataset
+from pipeline.tables.shard import Provenance, commit_shard
+
+EVERY = list(WRITERS)
+
+
+def test_every_format_can_be_asked_for_and_is_tested() -> None:
+    named = get_args(LabelSettings.model_fields["format"].annotation)
+    assert named == ("auto", *FORMATS)
+    assert list(FORMATS) == EVERY
+
+
+def labels(data: AnnotatedData) -> dict[str, Label]:
+    return {image.name: read_label(image, data.classes, data.void) for image in data.images}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_format_is_found_and_read_to_known_arrays(name: str, tmp_path: Path) -> None:
+    truth = WRITERS[name](tmp_path)
+    data = open_data(str(tmp_path)).check()
+    assert data.format == name
+    assert {image.split for image in data.images} == {"train", "val"}
+    assert labels(data).keys() == truth.keys()
+    for image in data.images:
+        label = read_label(image, data.classes, data.void)
+        assert np.array_equal(label.semantic, truth[image.name][0])
+        assert np.array_equal(label.instances, truth[image.name][1])
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_a_worker_reads_is_what_was_opened(name: str, tmp_path: Path) -> None:
+    """An image and a sample travel between processes as Arrow and lose nothing."""
+    WRITERS[name](tmp_path)
+    data = open_data(str(tmp_path))
+    given = [{**asdict(image), "attributes": None} for image in data.images]
+    images = [_annotated(item) for item in pa.array(given).to_pylist()]
+    samples = [read_sample(image, data.classes, data.void) for image in images]
+    for sample, image in zip(from_table(to_table(samples)), data.images, strict=True):
+        label = read_label(image, data.classes, data.void)
+        assert sample.pixels.shape == (H, W, 3)
+        assert np.array_equal(sample.label.semantic, label.semantic)
+        assert np.array_equal(sample.label.instances, label.instances)
+        assert sample.label.objects == label.objects
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_evaluation_of_the_truth_is_perfect(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / "data")
+    data = open_data(str(tmp_path / "data"))
+    dataset = OutputDataset.prepare(
+        str(tmp_path / "out"), DatasetSpec(classes=data.classes, model="m", settings="s"),
+        create=True,
+    )  # fmt: skip
+    predicted = []
+    for image in data.images:
+        sample = read_sample(image, data.classes, data.void)
+        n = int(sample.label.instances.max())
+        ids = [sample.label.semantic[sample.label.instances == i + 1][0] for i in range(n)]
+        of_objects = np.array(ids, np.uint8), np.ones(n, np.float32)
+        maps = Segmentation(sample.label.semantic, sample.label.instances, *of_objects)
+        measures = measure_objects(maps.instances, sample.pixels, n)
+        source = SourceImage(image.name, image.image_uri, "1", 1)
+        predicted.append(PredictedImage(source, (H, W, 3), maps, measures))
+    commit_shard(dataset.uri, predicted, [], data.classes, Provenance("s", "r", "m"))
+    (figures,) = evaluate(dataset, data)
+    assert figures.images == len(data.images)
+    assert set(figures.ap_mean.values()) == {1.0}
+    assert {c.iou for c in figures.classes if not np.isnan(c.iou)} == {1.0}
+    things = thing_ids(data.classes)
+    assert (figures.count_error == 0) if things else np.isnan(figures.count_error)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_local_folder_may_be_a_uri(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path)
+    data = open_data(f"file://{tmp_path}").check()
+    assert data.format == name
+    assert len(labels(data)) == len(data.images) > 1
+
+
+def test_a_format_is_read_from_object_storage(bucket: str, tmp_path: Path) -> None:
+    truth = write_coco(tmp_path / "data")
+    uri = f"{bucket}/labels-coco"
+    fsspec.filesystem("s3").put(str(tmp_path / "data"), uri, recursive=True)
+    data = open_data(uri).check()
+    assert data.format == "coco"
+    for image in data.images:
+        assert image.image_uri.startswith(uri)
+        sample = read_sample(image, data.classes, data.void)
+        assert np.array_equal(sample.label.instances, truth[image.name][1])
+
+
+# Overlapping objects
+
+
+def test_objects_that_overlap_are_kept_whole_and_the_smaller_lies_on_top(tmp_path: Path) -> None:
+    write_masks(tmp_path)
+    label = next(iter(labels(open_data(str(tmp_path))).values()))
+    first, second = label.objects
+    assert (first.id, first.box, second.id, second.box) == (
+        1, Box(2, 2, 14, 14), 2, Box(10, 10, 16, 18)
+    )  # fmt: skip
+    assert first.mask().all()
+    assert second.mask().shape == (6, 8)
+    assert (label.instances[10:14, 10:14] == 2).all()
+
+
+def test_objects_that_only_touch_are_not_kept_twice(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    assert all(label.objects == () for label in labels(open_data(str(tmp_path))).values())
+
+
+def test_an_object_covered_by_smaller_ones_is_still_an_object(tmp_path: Path) -> None:
+    halves = [rectangle(2, 2, 10, 6), rectangle(2, 6, 10, 10)]
+    rows = [{"image_id": 700, "category_id": 3, "segmentation": rectangle(2, 2, 10, 10)}]
+    rows += [{"image_id": 700, "category_id": 90, "segmentation": half} for half in halves]
+    data = write_json(tmp_path, coco(["a.png"], rows))
+    (label,) = labels(open_data(data)).values()
+    assert set(np.unique(label.instances)) == {0, 2, 3}
+    assert [(one.id, one.class_id) for one in label.objects] == [(1, 1), (2, 2), (3, 2)]
+    assert label.objects[0].mask().sum() == 64
+
+
+# COCO
+
+
+def write_json(root: Path, content: object) -> str:
+    save(root / "images/a.png", picture(0))
+    (root / "instances.json").write_text(
+        content if isinstance(content, str) else json.dumps(content)
+    )
+    return str(root / "instances.json")
+
+
+def test_polygons_are_those_of_pycocotools() -> None:
+    """Drawn in their own box, they are what they are in the whole image, also across its edge."""
+    rng = random.Random(4)
+    for _ in range(200):
+        x, y, size = rng.uniform(-8, W), rng.uniform(-8, H), rng.uniform(1, 25)
+        polygons = [
+            [start + size * rng.random() for _ in range(rng.randint(3, 9)) for start in (x, y)]
+            for _ in range(rng.randint(1, 2))
+        ]
+        whole = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, H, W)))
+        drawn = np.zeros((H, W), np.uint8)
+        shape = draw(polygons, 1, H, W, "here")
+        if shape is not None:
+            box = shape.box
+            drawn[box.y0 : box.y1, box.x0 : box.x1] = shape.mask
+        assert np.array_equal(drawn, whole)
+
+
+def test_compressed_codes_are_those_of_pycocotools() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.02, 0.5, 0.98, 1.0):
+        for _ in range(20):
+            mask = rng.random((37, 53)) < share
+            mask[:, : rng.integers(50)] = False
+            shape = draw(compressed(mask), 1, 37, 53, "here")
+            drawn = np.zeros_like(mask)
+            if shape is not None:
+                drawn[shape.box.y0 : shape.box.y1, shape.box.x0 : shape.box.x1] = shape.mask
+            assert np.array_equal(drawn, mask)
+
+
+def test_categories_of_any_id_become_classes_in_order(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    data = open_data(str(tmp_path))
+    assert [(c.id, c.name, c.kind) for c in data.classes] == [
+        (0, "background", "background"), (1, "car", "thing"), (2, "toothbrush", "thing")
+    ]  # fmt: skip
+    assert {image.name: image.split for image in data.images} == {
+        "train-a": "train",
+        "val-a": "val",
+    }
+
+
+def test_one_file_is_split_by_name_and_an_image_may_have_no_object(tmp_path: Path) -> None:
+    names = [f"{i}.png" for i in range(20)]
+    for i, name in enumerate(names):
+        save(tmp_path / "images" / name, picture(i))
+    data = open_data(write_json(tmp_path, coco(names, [])), val_fraction=0.3).check()
+    assert 0 < len(data.split("val")) < 15
+    assert all(not label.instances.any() for label in labels(data).values())
+
+
+# Class maps
+
+
+def test_an_index_list_names_void_by_setting(tmp_path: Path) -> None:
+    """CamVid as SegNet's tutorial has it: trainannot/, 8-bit indices, and 2 is void."""
+    for split in ("train", "val"):
+        save(tmp_path / f"{split}/{split}.png", picture(0))
+        save(tmp_path / f"{split}annot/{split}.png", class_ids())
+    (tmp_path / "names.txt").write_text("sky\nroad\n")
+    settings = LabelSettings(classes=str(tmp_path / "names.txt"), void=2)
+    for label in labels(open_data(str(tmp_path), settings).check()).values():
+        assert set(np.unique(label.semantic)) == {0, 1, VOID}
+
+
+def test_colours_from_label_colors_txt_and_from_classes_yaml(tmp_path: Path) -> None:
+    truth = write_semantic(tmp_path)["0001"][0]
+    (tmp_path / "class_dict.csv").unlink()
+    lines = [f"{r} {g} {b}\t{name}" for name, (r, g, b) in PALETTE.items()]
+    (tmp_path / "label_colors.txt").write_text("\n".join(lines))
+    assert np.array_equal(labels(open_data(str(tmp_path)))["0001"].semantic, truth)
+    (tmp_path / "label_colors.txt").unlink()
+    (tmp_path / "classes.yaml").write_text(
+        "classes: [{id: 0, name: sky, kind: stuff, color: [70, 130, 180]},\n"
+        " {id: 1, name: road, kind: stuff, color: [128, 64, 128]}]\nvoid: 2\nvoid_color: [0, 0, 0]"
+    )
+    for label in labels(open_data(str(tmp_path))).values():
+        assert np.array_equal(label.semantic, truth)
+
+
+def test_a_palette_maps_more_colours_than_there_are_classes(tmp_path: Path) -> None:
+    """What the class list leaves out is void."""
+    write_semantic(tmp_path)
+    (tmp_path / "class_dict.csv").rename(tmp_path / "colours.csv")
+    (tmp_path / "names.txt").write_text("road\n")
+    settings = LabelSettings(
+        classes=str(tmp_path / "names.txt"), palette=str(tmp_path / "colours.csv")
+    )
+    data = open_data(str(tmp_path), settings)
+    semantic = read_label(data.split("train")[0], data.classes, data.void).semantic
+    assert np.array_equal(semantic, np.where(class_ids() == 1, 0, VOID))
+
+
+def test_a_folder_may_say_its_classes_in_colours(tmp_path: Path) -> None:
+    for i, split in enumerate(["train", "val"]):
+        save(tmp_path / f"images/{split}.png", picture(i))
+        save(tmp_path / f"semantic/{split}.png", colour_map(np.minimum(class_ids(), 1)))
+    (tmp_path / "classes.yaml").write_text(
+        "classes: [{id: 3, name: sky, kind: stuff, color: [70, 130, 180]},\n"
+        " {id: 4, name: road, kind: stuff, color: [128, 64, 128]}]\n"
+    )
+    for label in labels(open_data(str(tmp_path)).check()).values():
+        assert np.array_equal(label.semantic, np.minimum(class_ids(), 1) + 3)
+
+
+def test_pascal_voc_by_its_lists(tmp_path: Path) -> None:
+    for i, name in enumerate(["x1", "x2", "x3", "unlabelled"]):
+        save(tmp_path / f"JPEGImages/{name}.jpg", picture(i))
+        if name != "unlabelled":
+            save(tmp_path / f"SegmentationClass/{name}.png", np.minimum(class_ids(), 1))
+    lists = tmp_path / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("x1\nx3\n")
+    (lists / "val.txt").write_text("x2\n")
+    (tmp_path / "classes.txt").write_text("background\naeroplane\n")
+    data = open_data(str(tmp_path)).check()
+    assert {i.name: i.split for i in data.images} == {"x1": "train", "x2": "val", "x3": "train"}
+    assert [c.kind for c in data.classes] == ["background", "stuff"]
+
+
+# Other laws
+
+
+def test_ids_of_32_bits_are_renumbered_in_order(tmp_path: Path) -> None:
+    ids = blocks((2, 2, 8, 9), (10, 3, 15, 12))
+    for name in ("train", "val"):
+        save(tmp_path / f"images/{name}.png", picture(0))
+        save(tmp_path / f"labels/{name}.tif", np.array([0, 70_000, 2**32 - 1])[ids].astype("u4"))
+    for label in labels(open_data(str(tmp_path))).values():
+        assert np.array_equal(label.instances, ids)
+
+
+@pytest.mark.parametrize(("depth", "colour_type"), [(1, 0), (2, 0), (4, 0), (1, 3), (2, 3), (4, 3)])
+def test_indices_of_few_bits_are_read_as_they_are_stored(depth: int, colour_type: int) -> None:
+    """Gray and palette PNGs of 1, 2 and 4 bits, which decoders spread over 8 or look up."""
+    ids = np.random.default_rng(0).integers(0, 2**depth, (5, 16)).astype(np.uint8)
+    bits = np.unpackbits(ids[..., None], axis=2)[..., 8 - depth :].reshape(5, -1)
+    rows = b"".join(b"\0" + row.tobytes() for row in np.packbits(bits, axis=1))
+    header = struct.pack(">IIBBBBB", 16, 5, depth, colour_type, 0, 0, 0)
+    palette = bytes(range(48)) if colour_type == 3 else b""
+    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+        if data or kind != b"PLTE"
+    )
+    found = decode_image(png, "x.png", ReaderSettings(), as_indices=True)
+    assert np.array_equal(found[..., 0], ids)
+
+
+def test_predictions_where_nobody_labelled_are_neither_right_nor_wrong() -> None:
+    truth = np.zeros((H, W), np.uint8)
+    truth[:10] = VOID
+    found = outside_void(blocks((0, 0, 8, 8), (6, 10, 18, 14), (14, 20, 20, 25)), truth)
+    assert not (found == 1).any()
+    assert (found == 2).sum() == 8 * 4
+    assert (found == 3).sum() == 30
+    assert not found[:10].any()
+
+
+def test_cityscapes_without_instances_is_semantic(tmp_path: Path) -> None:
+    truth = write_cityscapes(tmp_path)
+    for path in tmp_path.rglob("*_instanceIds.png"):
+        path.unlink()
+    data = open_data(str(tmp_path)).check()
+    assert not data.has_instances
+    semantic = labels(data)["ulm_1_2"].semantic
+    assert (semantic[4:8, :10] == 26).all()  # nobody counts: a group is cars all the same
+    assert np.array_equal(semantic[8:], truth["ulm_1_2"][0][8:])
+
+
+def test_a_csv_manifest_by_its_own_uri_with_groups_to_evaluate_by(tmp_path: Path) -> None:
+    ids = blocks((2, 2, 8, 9)).astype(np.uint16)
+    rows = ["image,instances,split,batch"]
+    for i, split in enumerate(["train", "val"]):
+        save(tmp_path / f"images/00{i}.png", picture(i))
+        save(tmp_path / f"truth/00{i}.png", ids)
+        rows.append(f"images/00{i}.png,truth/00{i}.png,{split},{i}")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    data = open_data(str(tmp_path / "list.csv")).check()
+    assert [(i.name, i.split, i.attributes) for i in data.images] == [
+        ("000", "train", {"batch": "0"}), ("001", "val", {"batch": "1"})
+    ]  # fmt: skip
