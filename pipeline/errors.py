@@ -4,6 +4,7 @@
     ├── SettingsError        a setting, flag or settings file is wrong; a job exits 2
     ├── StorageError         a file or an object store did not answer as asked
     ├── DataError            annotated images that cannot be trained on or evaluated with
+    ├── StoppedError         the work was told to stop, and did so; a job exits 0
     ├── BundleError          a model bundle that is missing, damaged or unsafe
     ├── DatasetError         an output dataset that cannot be read or may not be written
     └── RejectError          one input image that cannot be processed: becomes a reject row
@@ -26,6 +27,10 @@ class StorageError(TesseraError):
 
 class DataError(TesseraError):
     """Annotated data is missing, inconsistent or unreadable."""
+
+
+class StoppedError(TesseraError):
+    """A training was told to stop by SIGTERM, and can be resumed."""
 
 
 class BundleError(TesseraError):
