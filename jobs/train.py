@@ -1,10 +1,12 @@
 """Train a U-Net from annotated images and write a model bundle."""
 
+import shlex
 import sys
 
 from jobs._console import console, live, print_table
 from jobs._main import DONE, run_job
 from pipeline.config import TrainSettings
+from pipeline.errors import StoppedError
 
 
 def work(settings: TrainSettings) -> int:
@@ -29,11 +31,21 @@ def work(settings: TrainSettings) -> int:
                 score = f"  val {report.score:.3f}"
             show(share, text + score)
 
-        result = train_bundle(settings, on_report)
+        try:
+            result = train_bundle(settings, on_report)
+        except StoppedError as stopped:
+            print(f"{stopped}; this goes on with it:\n{_resuming(sys.argv[1:])}")
+            return DONE
     metrics = [[name, value] for name, value in result.spec.metrics.items()]
     print_table(["on validation images", "best epoch"], metrics)
     console.print(f"\nmodel bundle: {result.bundle_uri}  ({result.seconds / 60:.1f} minutes)")
     return DONE
+
+
+def _resuming(flags: list[str]) -> str:
+    """The command line as it was typed, to resume with."""
+    kept = [flag for flag in flags if flag not in ("--restart", "--resume")]
+    return shlex.join(["python", "-m", "jobs.train", *kept, "--resume"])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
@@ -173,6 +173,13 @@ class OptimizerSettings(Section):
     weight_decay: float = Field(1e-4, ge=0)
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the training spent warming up")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    ema: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="decay a step of the moving average of the weights, which is what is "
+        "validated and kept; 0 keeps the last weights",
+    )
 
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -198,8 +205,22 @@ class TrainSettings(JobSettings):
     max_minutes: float | None = Field(
         None, gt=0, description="time to train in; the learning rate is annealed to end there"
     )
-    workers: int | None = Field(
-        None, ge=1, description="training processes; by default one a GPU, or one without GPUs"
+    workers: int | str | None = Field(
+        None,
+        description="training processes; 1:4 takes as many as there is room for; by default one a "
+        "GPU, or one a machine without GPUs",
+    )
+    resume: bool = Field(
+        False, description="go on with the training that was stopped on its way to this output"
+    )
+    restart: bool = Field(
+        False, description="start over, and drop a training that was stopped on its way"
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="stop after so many epochs without a better score; by default never, since "
+        "the learning rate is annealed towards the end",
     )
     labels: LabelSettings = LabelSettings()
     method: MethodSettings = MethodSettings()
@@ -213,6 +234,11 @@ class TrainSettings(JobSettings):
     )
     crop: int = Field(256, ge=16, description="side of the training crops, in pixels")
     batch_size: int = Field(8, ge=1, description="crops a step, over all workers together")
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="parts that a batch is computed in, one by one, to save memory",
+    )
     min_steps: int = Field(
         40, ge=1, description="an epoch has at least this many steps, however few images there are"
     )
@@ -224,6 +250,63 @@ class TrainSettings(JobSettings):
     checkpoints: str | None = Field(
         None, description="folder or URI of the checkpoints; by default inside the output"
     )
+    checkpoint_minutes: float = Field(
+        1.0, gt=0, description="time between checkpoints: the most that a killed worker costs"
+    )
+    max_failures: int = Field(
+        3, ge=0, description="times that lost workers are replaced before the training gives up"
+    )
+    validation_share: float = Field(
+        0.05, gt=0, le=1, description="largest share of the time spent validating on the way"
+    )
+    cache_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="decoded images of more bytes are read again in each epoch instead of kept; "
+        "by default half of Ray's object store",
+    )
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _read_workers(cls, value: object) -> object:
+        if value is None:
+            return None
+        parts = str(value).split(":")
+        if not all(part.isdecimal() for part in parts) or len(parts) > 2:
+            raise ValueError("takes a number, or the least and the most, such as 1:4")
+        numbers = [int(part) for part in parts]
+        if numbers[0] < 1 or numbers[0] > numbers[-1]:
+            raise ValueError("takes at least 1, and the least before the most, such as 1:4")
+        return numbers[0] if len(numbers) == 1 else str(value)
+
+    @property
+    def worker_range(self) -> tuple[int, int] | None:
+        """The fewest and the most workers; None where the cluster decides."""
+        if self.workers is None:
+            return None
+        numbers = [int(part) for part in str(self.workers).split(":")]
+        return numbers[0], numbers[-1]
+
+    def result_settings(self) -> dict[str, object]:
+        """The settings that a training that goes on must share with the one that was stopped.
+
+        The others change how long it takes, how fast it is, or where it stands.
+        """
+        return self.model_dump(
+            mode="json",
+            exclude={
+                "config", "output", "workers", "resume", "restart", "epochs", "max_minutes",
+                "patience", "checkpoint_minutes", "max_failures", "validation_share", "cache_bytes",
+            },
+        )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _resumes_or_restarts(self) -> Self:
+        if self.resume and self.restart:
+            raise ValueError("resume and restart exclude each other")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate takes at most the batch_size, {self.batch_size}")
+        return self
 
     @model_validator(mode="after")
     def _crop_fits_network(self) -> Self:

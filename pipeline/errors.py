@@ -5,6 +5,7 @@
     ├── StorageError         a file or an object store did not answer as asked
     ├── DataError            annotated images that cannot be trained on or evaluated with
     │   └── DataProblems     several things wrong with them, a line each
+    ├── StoppedError         the work was told to stop, and did so; a job exits 0
     ├── BundleError          a model bundle that is missing, damaged or unsafe
     ├── DatasetError         an output dataset that cannot be read or may not be written
     └── RejectError          one input image that cannot be processed: becomes a reject row
@@ -42,6 +43,10 @@ class DataProblems(DataError):
 
     def __str__(self) -> str:
         return "\n".join(self.problems)
+
+
+class StoppedError(TesseraError):
+    """A training was told to stop by SIGTERM, and can be resumed."""
 
 
 class BundleError(TesseraError):

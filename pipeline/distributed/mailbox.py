@@ -1,4 +1,4 @@
-"""How the workers' reports reach the driver while a training goes on.
+"""How the workers' reports reach the driver while a training goes on, and its wish to stop them.
 
 Ray Train gives its driver what workers reported when all is over; a progress bar wants it now.
 """
@@ -22,27 +22,36 @@ _REPORT_SECONDS = 0.5
 
 @ray.remote(num_cpus=0)
 class _Mailbox:
-    """Where workers leave reports for the driver."""
+    """Where workers leave reports for the driver, and learn whether it wants them to stop."""
 
     def __init__(self) -> None:
         self.reports: list[Report] = []
+        self.stopping = False
 
-    def put(self, report: Report) -> None:
+    def put(self, report: Report) -> bool:
         self.reports.append(report)
+        return self.stopping
 
     def take(self) -> list[Report]:
         taken, self.reports = self.reports, []
         return taken
 
+    def stop(self) -> None:
+        self.stopping = True
+
 
 @contextmanager
-def listening(on_report: OnReport) -> Iterator[Any]:
-    """A mailbox whose reports reach `on_report` while the `with` lasts."""
+def listening(on_report: OnReport, stop: threading.Event) -> Iterator[Any]:
+    """A mailbox whose reports reach `on_report`, and that passes `stop` on, in the `with`."""
     mailbox = _Mailbox.remote()  # type: ignore[attr-defined]
-    stop = threading.Event()
+    done = threading.Event()
 
     def listen() -> None:
-        while not stop.wait(_REPORT_SECONDS):
+        told = False
+        while not done.wait(_REPORT_SECONDS):
+            if stop.is_set() and not told:
+                told = True
+                mailbox.stop.remote()
             for report in ray.get(mailbox.take.remote()):
                 on_report(report)
 
@@ -51,20 +60,29 @@ def listening(on_report: OnReport) -> Iterator[Any]:
     try:
         yield mailbox
     finally:
-        stop.set()
+        done.set()
         thread.join()
         for report in ray.get(mailbox.take.remote()):
             on_report(report)
 
 
-def throttled(mailbox: Any) -> OnReport:
-    """Puts a report into the mailbox, unless the last one was only just now."""
-    sent = 0.0
+class StepReporter:
+    """Puts a step's report into the mailbox, unless the last one was only just now.
 
-    def send(report: Report) -> None:
-        nonlocal sent
-        if time.time() - sent >= _REPORT_SECONDS:
-            sent = time.time()
-            mailbox.put.remote(report)
+    What it gives back is whether the driver has asked to stop; it never waits for an answer.
+    """
 
-    return send
+    def __init__(self, mailbox: Any) -> None:
+        self.mailbox = mailbox
+        self.sent = 0.0
+        self.answer: Any = None
+        self.stopping = False
+
+    def __call__(self, report: StepReport) -> bool:
+        if self.answer is not None and ray.wait([self.answer], timeout=0)[0]:
+            self.stopping |= ray.get(self.answer)
+            self.answer = None
+        if self.answer is None and time.time() - self.sent >= _REPORT_SECONDS:
+            self.sent = time.time()
+            self.answer = self.mailbox.put.remote(report)
+        return self.stopping

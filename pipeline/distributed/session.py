@@ -30,6 +30,8 @@ class Resources:
     cpus: float
     gpus: int
     largest_node_cpus: float
+    store_bytes: int = _STORE_BYTES
+    """Memory of the object store."""
 
 
 @contextlib.contextmanager
@@ -122,6 +124,7 @@ def _resources() -> Resources:
         cpus=total.get("CPU", 1.0),
         gpus=int(total.get("GPU", 0)),
         largest_node_cpus=max(cpus, default=1.0),
+        store_bytes=int(total.get("object_store_memory", _STORE_BYTES)),
     )
 
 

@@ -1,7 +1,7 @@
 """Training as one Ray Train graph: Ray Data reads, N workers train under DDP, the best is kept."""
 
-import tempfile
 import time
+import uuid
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, cast
@@ -10,15 +10,23 @@ import pyarrow as pa
 import ray
 import ray.data
 import ray.train
-import torch
 from ray.data.dataset import MaterializedDataset
-from ray.train import Checkpoint, CheckpointConfig, DataConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, prepare_model
+from ray.exceptions import RayActorError
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    DataConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    WorkerGroupError,
+)
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline import storage
 from pipeline.config import MethodSettings, TrainSettings
-from pipeline.distributed.mailbox import OnReport, listening, throttled
-from pipeline.distributed.samples import from_table, to_table
+from pipeline.distributed.mailbox import OnReport, listening
+from pipeline.distributed.samples import to_table
 from pipeline.distributed.session import (
     Resources,
     check_fits,
@@ -26,17 +34,21 @@ from pipeline.distributed.session import (
     ray_session,
     unwrapped_errors,
 )
-from pipeline.errors import DataError, SettingsError
+from pipeline.distributed.stopping import stop_on_sigterm
+from pipeline.distributed.streaming import StreamedSamples, decoded_bytes, open_stream
+from pipeline.distributed.train_worker import BUNDLE, SPLITS, TrainJob, train_worker
+from pipeline.errors import DataError, SettingsError, StoppedError, StorageError, TesseraError
 from pipeline.labels import AnnotatedData, open_data, read_sample
-from pipeline.methods import build_method
 from pipeline.models.bundle import BundleSpec, load_spec
-from pipeline.models.weights import build_network, save_bundle
 from pipeline.parsing import to_yaml
-from pipeline.predicting.engine import pick_device, pick_dtype
-from pipeline.records import AnnotatedImage, Sample, thing_ids
-from pipeline.training.crops import CropSource
-from pipeline.training.loop import fit
-from pipeline.training.samples import CachedSamples
+from pipeline.records import AnnotatedImage, thing_ids
+from pipeline.training.state import load_snapshot
+from pipeline.training.unfinished import (
+    checkpoints_uri,
+    find_unfinished,
+    mark_finished,
+    mark_unfinished,
+)
 
 _READ_TOGETHER = 8  # images a task; small, so that progress shows and memory stays low
 
@@ -50,32 +62,28 @@ class TrainResult:
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What a worker needs, beside the data."""
-
-    settings: TrainSettings
-    spec: BundleSpec
-    threads: int
-    started: float
-    mailbox: Any
-
-
 def train_bundle(settings: TrainSettings, on_report: OnReport) -> TrainResult:
     """Train on annotated images and write the best model of all epochs to the output.
 
     Raises:
         DataProblems: with a line for each thing that is wrong with the data.
         TesseraError: the data or the settings can't be used.
+        StoppedError: SIGTERM came; what was trained so far can be resumed.
     """
-    started = time.time()
+    began = time.time()
+    unfinished = find_unfinished(settings)
+    started = began - (unfinished.state.elapsed if unfinished else 0.0)
     data = open_data(settings.data, settings.labels, settings.val_fraction).check()
     method = decide_method(settings.method, data)
-    with ray_session() as resources, unwrapped_errors():
-        workers = settings.workers or resources.gpus or resources.nodes
-        check_fits(workers, resources)
-        splits = {split: _read(data, split) for split in ("train", "val")}
-        channels = settings.channels or max(cast(int, ds.max("channels")) for ds in splits.values())
+    with ray_session() as resources, unwrapped_errors(), stop_on_sigterm() as stop:
+        fewest, most = settings.worker_range or (resources.gpus or resources.nodes,) * 2
+        check_fits(fewest, resources)
+        _check_shares(settings, most)
+        splits, streams = _load(data, settings, resources)
+        found = [s.channels for s in streams.values()] or [
+            cast(int, dataset.max("channels")) for dataset in splits.values()
+        ]
+        channels = settings.channels or max(found)
         spec = BundleSpec(
             network=settings.network,
             channels=channels,
@@ -83,18 +91,32 @@ def train_bundle(settings: TrainSettings, on_report: OnReport) -> TrainResult:
             method=method,
             normalize=settings.normalize,
         )
-        with listening(on_report) as mailbox:
-            checkpoint = _run(
-                settings,
-                spec,
-                splits,
-                _scaling(workers, resources),
-                max(1, int(resources.largest_node_cpus) // _per_node(workers, resources)),
-                started,
-                mailbox,
+        if stop.is_set():
+            raise StoppedError("stopped before the first step")
+        run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:4]}"
+        mark_unfinished(settings, run, unfinished)
+        with listening(on_report, stop) as mailbox:
+            job = TrainJob(
+                settings=settings,
+                spec=spec,
+                streams={name: s.with_channels(channels) for name, s in streams.items()},
+                threads=max(1, int(resources.largest_node_cpus) // _per_node(most, resources)),
+                started=started,
+                mailbox=mailbox,
+                resume_from=unfinished.uri if unfinished else None,
             )
+            checkpoint = _run(job, splits, _scaling((fewest, most), resources), run)
         best = _publish(checkpoint, settings)
-    return TrainResult(settings.output, best, time.time() - started)
+    return TrainResult(settings.output, best, time.time() - began)
+
+
+def _check_shares(settings: TrainSettings, workers: int) -> None:
+    """Every worker has at least one crop of each part of a batch."""
+    if settings.batch_size // settings.accumulate < workers:
+        raise SettingsError(
+            f"setting batch_size: {settings.batch_size} crops in {settings.accumulate} parts are "
+            f"too few for {workers} workers; at least {workers * settings.accumulate} are needed"
+        )
 
 
 def decide_method(settings: MethodSettings, data: AnnotatedData) -> MethodSettings:
@@ -121,13 +143,25 @@ def decide_method(settings: MethodSettings, data: AnnotatedData) -> MethodSettin
     return settings.model_copy(update={"name": name})
 
 
+def _load(
+    data: AnnotatedData, settings: TrainSettings, resources: Resources
+) -> tuple[dict[str, MaterializedDataset[Any]], dict[str, StreamedSamples]]:
+    """Each split decoded in the object store or, where that is too small, as a stream."""
+    for split in SPLITS:
+        if not data.split(split):
+            raise DataError(f"{data.uri} has no image of the split {split}")
+    budget = settings.cache_bytes
+    if budget is None:
+        budget = resources.store_bytes // 2
+    if decoded_bytes(data) <= budget:
+        return {split: _read(data, split) for split in SPLITS}, {}
+    return {}, {split: open_stream(data, split, settings.normalize) for split in SPLITS}
+
+
 def _read(data: AnnotatedData, split: str) -> MaterializedDataset[Any]:
     """The decoded images of a split, in the object store that all workers share."""
-    images = data.split(split)
-    if not images:
-        raise DataError(f"{data.uri} has no image of the split {split}")
     data_context()
-    items = [{"image": asdict(image)} for image in images]
+    items = [{"image": asdict(image)} for image in data.split(split)]
     decoded: MaterializedDataset[Any] = (
         ray.data.from_items(items, override_num_blocks=-(-len(items) // _READ_TOGETHER))
         .map_batches(
@@ -151,114 +185,74 @@ def _annotated(item: dict[str, Any]) -> AnnotatedImage:
 
 
 def _run(
-    settings: TrainSettings,
-    spec: BundleSpec,
-    splits: dict[str, MaterializedDataset[Any]],
-    scaling: ScalingConfig,
-    threads: int,
-    started: float,
-    mailbox: Any,
+    job: TrainJob, splits: dict[str, MaterializedDataset[Any]], scaling: ScalingConfig, run: str
 ) -> Checkpoint:
-    filesystem, path = storage.arrow_filesystem(storage.make_folder(_checkpoints(settings)))
-    result = TorchTrainer(
-        _train_worker,
-        train_loop_config={"job": _Job(settings, spec, threads, started, mailbox)},
+    """Ray Train from its start to the last snapshot, over the deaths of workers."""
+    settings = job.settings
+    filesystem, path = storage.arrow_filesystem(storage.make_folder(checkpoints_uri(settings)))
+    # Numbers that all workers agree on travel over gloo: they need not wait for the GPU.
+    backend = "cpu:gloo,cuda:nccl" if scaling.use_gpu else "gloo"
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
         datasets=dict(splits),
         dataset_config=DataConfig(datasets_to_split=[]),  # workers share out crops, not images
         scaling_config=scaling,
+        torch_config=TorchConfig(backend=backend),
         run_config=RunConfig(
-            name=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(started)),
+            name=run,
             storage_path=path,
             storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=1),
+            failure_config=FailureConfig(max_failures=settings.max_failures),
         ),
-    ).fit()
-    checkpoint: Checkpoint | None = result.checkpoint
+    )
+    try:
+        checkpoint: Checkpoint | None = trainer.fit().checkpoint
+    except WorkerGroupError as error:
+        if not any(isinstance(e, RayActorError) for e in error.worker_failures.values()):
+            raise
+        raise TesseraError(
+            f"workers of the training were lost {settings.max_failures + 1} times; the same "
+            "command with --resume goes on from the last checkpoint"
+        ) from error
     if checkpoint is None:
         raise DataError("the training ended before its first epoch did; give it more time")
     return checkpoint
 
 
-def _train_worker(config: dict[str, Any]) -> None:
-    """One of the processes that train; runs in a Ray Train worker."""
-    job: _Job = config["job"]
-    settings, spec = job.settings, job.spec
-    torch.set_num_threads(job.threads)
-    torch.manual_seed(settings.seed)
-    device = pick_device()
-    method = build_method(spec.method, spec.classes)
-    network = build_network(spec)
-    source = CropSource(
-        CachedSamples(_samples("train"), spec.channels, settings.normalize),
-        method,
-        channels=spec.channels,
-        crop=settings.crop,
-        augment=settings.augment,
-        sampling=settings.sampling,
-        seed=settings.seed,
-        device=device,
-    )
-    is_first = ray.train.get_context().get_world_rank() == 0
-    reports = fit(
-        network,
-        method,
-        source,
-        _samples("val"),
-        settings,
-        device=device,
-        dtype=pick_dtype(settings.precision, device),
-        started=job.started,
-        wrap=prepare_model,
-        on_step=throttled(job.mailbox) if is_first else lambda report: None,
-    )
-    best = float("-inf")
-    for report in reports:
-        improved, best = report.score > best, max(best, report.score)
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = None
-            if is_first:
-                job.mailbox.put.remote(report)
-                if improved:
-                    save_bundle(
-                        spec.model_copy(update={"metrics": report.metrics}), network, folder
-                    )
-                    checkpoint = Checkpoint.from_directory(folder)
-            ray.train.report(report.metrics, checkpoint=checkpoint)
-
-
-def _samples(split: str) -> list[Sample]:
-    """All samples of a split, in the order of names; views into the object store."""
-    batches = ray.train.get_dataset_shard(split).iter_batches(
-        batch_size=None, batch_format="pyarrow"
-    )
-    return sorted(
-        (sample for table in batches for sample in from_table(table)), key=lambda s: s.name
-    )
-
-
 def _publish(checkpoint: Checkpoint, settings: TrainSettings) -> BundleSpec:
-    """The best checkpoint becomes the bundle, with the settings as run beside it."""
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint.to_directory(folder)
-        storage.copy_folder(folder, settings.output)
+    """The bundle of a finished training goes to the output, with the settings as run beside it.
+
+    Raises:
+        StoppedError: the training has not finished.
+    """
+    with checkpoint.as_directory() as folder:
+        snapshot = load_snapshot(folder)
+        if snapshot is None:
+            raise StorageError(f"the last checkpoint of {settings.output} could not be read back")
+        if not snapshot.state.finished:
+            raise StoppedError(f"stopped after {snapshot.state.progress:.0%} of the training")
+        if not snapshot.state.best_metrics:
+            raise DataError("the training ended before its first step; give it more time")
+        storage.copy_folder(storage.join(folder, BUNDLE), settings.output)
     text = to_yaml(settings)
     storage.write_bytes(storage.join(settings.output, "settings.yaml"), text.encode())
-    if settings.checkpoints is None:
-        storage.remove_folder(_checkpoints(settings))
+    mark_finished(settings)
     return load_spec(settings.output)
 
 
-def _checkpoints(settings: TrainSettings) -> str:
-    return storage.absolute(settings.checkpoints or storage.join(settings.output, "checkpoints"))
-
-
-def _scaling(workers: int, resources: Resources) -> ScalingConfig:
+def _scaling(workers: tuple[int, int], resources: Resources) -> ScalingConfig:
+    """Between the fewest and the most workers, as there is room."""
+    fewest, most = workers
+    # Ray's annotation is that of its first version, which knew no ranges.
+    number = cast(int, most if fewest == most else workers)
     if resources.gpus:
-        return ScalingConfig(num_workers=workers, use_gpu=True)
+        return ScalingConfig(num_workers=number, use_gpu=True)
     # One core of a node is left to Ray Data; the threads of a worker may use all of them.
     spare = max(resources.largest_node_cpus - 1, 0.5)
     return ScalingConfig(
-        num_workers=workers, resources_per_worker={"CPU": spare / _per_node(workers, resources)}
+        num_workers=number, resources_per_worker={"CPU": spare / _per_node(most, resources)}
     )
 
 

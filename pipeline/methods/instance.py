@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.collective import sum_over_workers
 from pipeline.methods.base import (
     Method,
     class_lookup,
@@ -141,9 +142,10 @@ def grow(seeds: NDArray[np.bool_], foreground: NDArray[np.bool_]) -> InstanceMap
 
 
 def _seed_loss(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Cross-entropy against a soft target, plus soft Dice; (B, H, W) each."""
+    """Cross-entropy against a soft target, plus soft Dice, over all workers; (B, H, W) each."""
     entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     guess = logits.sigmoid() * valid
     truth = target * valid
-    dice = 2 * (guess * truth).sum() / (guess.square() + truth.square()).sum().clamp_min(1e-6)
-    return (entropy * valid).sum() / valid.sum().clamp_min(1) + 1 - dice
+    parts = [entropy * valid, valid, guess * truth, guess.square() + truth.square()]
+    sums = sum_over_workers(torch.stack([part.sum() for part in parts]))
+    return sums[0] / sums[1].clamp_min(1) + 1 - 2 * sums[2] / sums[3].clamp_min(1e-6)

@@ -3,17 +3,38 @@
 import torch
 from torch import Tensor, nn
 
+from pipeline.collective import global_batch_norm, is_alone
+
 
 def make_norm(kind: str, channels: int) -> nn.Module:
     """The normalisation layer that a settings word names."""
     if kind == "batch":
-        return nn.BatchNorm2d(channels)
+        return BatchNorm(channels)
     if kind == "group":
         groups = next(g for g in (8, 4, 2, 1) if channels % g == 0)
         return nn.GroupNorm(groups, channels)
     if kind == "instance":
         return nn.InstanceNorm2d(channels, affine=True)
     return nn.Identity()
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch normalisation over the batch of all workers that train together, on CPU and GPU.
+
+    Alone, and outside training, it is PyTorch's own; so are its weights.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or is_alone():
+            return super().forward(input)
+        y, mean, variance, count = global_batch_norm(input, self.weight, self.bias, self.eps)
+        with torch.no_grad():
+            assert self.momentum is not None
+            unbiased = variance * (count / (count - 1).clamp_min(1)).to(variance.dtype)
+            self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr]
+            self.running_var.lerp_(unbiased, self.momentum)  # type: ignore[union-attr]
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        return y
 
 
 class ConvBlock(nn.Sequential):

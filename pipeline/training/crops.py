@@ -167,11 +167,14 @@ class CropSource:
         for group in groups:
             yield self._batch([next(windows) for _ in group])
 
-    def _places_of_classes(self) -> dict[int, NDArray[np.int64]]:
+    def _places_of_classes(self) -> dict[int, list[int]]:
         """Class id → the images that show it, for the classes that any image shows."""
-        counts = np.stack(self.samples.class_pixels) > 0
-        ids = [spec.id for spec in self.method.classes]
-        return {i: np.flatnonzero(counts[:, i]) for i in ids if counts[:, i].any()}
+        places: dict[int, list[int]] = {}
+        known = {spec.id for spec in self.method.classes}
+        for image, ids in enumerate(self.samples.classes_shown):
+            for class_id in known.intersection(ids):
+                places.setdefault(class_id, []).append(image)
+        return dict(sorted(places.items()))
 
     def _batch(self, windows: list[Window]) -> Batch:
         # A stream of its own: the geometry was drawn where the window was cut.

@@ -1,110 +1,275 @@
 """The training loop in plain PyTorch: one process's part of it, alone or one of many under DDP.
 
+    training = Training(network, method, crops, validation, settings, …)
+    for event in training.run():
+        an EpochReport after each validation, a SaveDue when a snapshot should be taken
+
+All processes go through the same events in the same order: what depends on a clock or on a signal
+is decided by the first of them.
+
 Legend: B batch, H height, W width, C channels.
 """
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.collective import rank_and_world
 from pipeline.config import TrainSettings
 from pipeline.methods.base import Method
 from pipeline.models.unet import UNet
 from pipeline.records import Sample
+from pipeline.training.average import WeightAverage
 from pipeline.training.crops import Batch, CropSource
 from pipeline.training.prefetch import prefetch
 from pipeline.training.reports import EpochReport, StepReport
 from pipeline.training.schedule import Schedule
+from pipeline.training.state import (
+    Snapshot,
+    TrainingState,
+    kept,
+    optimizer_tensors,
+    packed,
+    restore_optimizer,
+    unpacked,
+)
 from pipeline.training.validation import validate
-from pipeline.training.world import rank_and_world
+from pipeline.training.world import from_first
+
+_VALIDATE_EVERY = 0.25  # of the training at the latest, however much time it takes
+_MARGIN = 1.15  # on the time that the last validation is expected to take
 
 
-def fit(
-    network: UNet,
-    method: Method,
-    train: CropSource,
-    validation: Sequence[Sample],
-    settings: TrainSettings,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    started: float,
-    wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
-    on_step: Callable[[StepReport], None] = lambda report: None,
-) -> Iterator[EpochReport]:
-    """Train `network` in place, yielding after each epoch.
+@dataclass(frozen=True)
+class SaveDue:
+    """Now is the time for `Training.snapshot`: it waits until the next event is asked for."""
 
-    Args:
-        validation: all of the validation images; each process takes its share.
-        started: `time.time()` from which the time limit counts.
-        wrap: makes the network distributed.
+    last: bool
+    """There are no events after this one: the training has finished or was told to stop."""
+
+
+@dataclass(frozen=True)
+class _Beat:
+    """What the first process says before each step."""
+
+    progress: float
+    save: bool
+    stop: bool
+    validate: bool
+
+
+class Training:
+    """A network on its way from random weights, or from a snapshot, to the end of its schedule.
+
+    Attributes:
+        state: where it stands.
+        best: the weights of the best validation so far, on the CPU.
     """
-    rank, world = rank_and_world()
-    model = wrap(
-        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    )
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=settings.optimizer.learning_rate,
-        weight_decay=settings.optimizer.weight_decay,
-    )
-    steps = max(settings.min_steps, math.ceil(len(train) / settings.batch_size))
-    schedule = Schedule(settings, steps, started)
-    done, progress, epoch = 0, 0.0, 0
-    while progress < 1:
-        epoch += 1
-        began, losses = time.time(), []
-        model.train()
-        batches = train.batches(epoch, steps, settings.batch_size, rank, world)
-        for batch in prefetch(batches):
-            progress = schedule.progress(done)
-            if progress >= 1:
+
+    def __init__(
+        self,
+        network: UNet,
+        method: Method,
+        train: CropSource,
+        validation: Sequence[Sample],
+        settings: TrainSettings,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        started: float,
+        wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+        on_step: Callable[[StepReport], bool] = lambda report: False,
+        snapshot: Snapshot | None = None,
+        end_validations: float = 1.0,
+    ) -> None:
+        """Nothing is trained yet.
+
+        Args:
+            network: trained in place.
+            validation: all of the validation images; each process takes its share.
+            started: `time.time()` from which the time limit counts.
+            wrap: makes the network distributed.
+            on_step: told of each step; whether the training should save and stop.
+            snapshot: where to go on from.
+            end_validations: how much time to leave at the end, in validations: one is the last
+                validation itself, the rest is for what the caller does with the result.
+        """
+        self.method, self.train, self.validation = method, train, validation
+        self.settings, self.device, self.dtype = settings, device, dtype
+        self.on_step, self.end_validations = on_step, end_validations
+        self.state = snapshot.state.model_copy() if snapshot else TrainingState()
+        self.best: dict[str, Tensor] = unpacked("best", snapshot.tensors) if snapshot else {}
+        if snapshot:
+            network.load_state_dict(unpacked("network", snapshot.tensors))
+        self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = WeightAverage(self.network, settings.optimizer.ema)
+        self.model = wrap(self.network)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=settings.optimizer.learning_rate,
+            weight_decay=settings.optimizer.weight_decay,
+        )
+        if snapshot:
+            if settings.optimizer.ema:
+                self.average.network.load_state_dict(unpacked("average", snapshot.tensors))
+            restore_optimizer(self.optimizer, unpacked("optimizer", snapshot.tensors))
+        self.steps = max(settings.min_steps, math.ceil(len(train) / settings.batch_size))
+        self.schedule = Schedule(settings, self.steps, started, self.state.first)
+        self.state.first = self.schedule.first
+        self.stop = False
+        self.saved = time.time()
+
+    def run(self) -> Iterator[EpochReport | SaveDue]:
+        """Train to the end of the schedule, or until told to stop."""
+        while not self.state.finished:
+            yield from self._train_epoch()
+            beat = self._beat()
+            if beat.stop:
                 break
-            for group in optimizer.param_groups:
-                group["lr"] = settings.optimizer.learning_rate * schedule.factor(progress)
-            losses.append(_step(model, method, batch, optimizer, settings, device, dtype))
-            done += 1
-            speed = _pixels(len(losses), settings) / (time.time() - began)
-            on_step(StepReport(epoch, losses[-1], progress, speed))
-        if not losses:
-            return  # the time was up before the epoch's first step
-        seconds = time.time() - began
-        progress = schedule.progress(done)
-        metrics = validate(network, method, validation, train.channels, settings, device, dtype)
-        yield EpochReport(
+            self.state.progress = beat.progress
+            late = self.state.done > self.state.validated
+            if late and (beat.validate or beat.progress >= 1):
+                yield self._validate()
+            impatient = self._is_impatient()
+            self.state.finished = beat.progress >= 1 or impatient
+            if beat.validate and not self.state.finished:
+                yield self._save(last=False)
+        yield self._save(last=True)
+
+    def snapshot(self) -> Snapshot:
+        """All that it takes to go on from here; a copy, which training does not change."""
+        self.state.elapsed = self.schedule.elapsed()
+        tensors = packed("network", self.network.state_dict()) | packed("best", self.best)
+        tensors |= packed("optimizer", optimizer_tensors(self.optimizer))
+        if self.settings.optimizer.ema:
+            tensors |= packed("average", self.average.network.state_dict())
+        return Snapshot(self.state.model_copy(), tensors)
+
+    def _train_epoch(self) -> Iterator[SaveDue]:
+        """Steps until the epoch, the time or somebody's patience ends."""
+        settings, state = self.settings, self.state
+        rank, world = rank_and_world()
+        parts = settings.accumulate
+        batches = self.train.batches(
+            state.epoch, self.steps, settings.batch_size, rank, world, first=state.step, parts=parts
+        )
+        self.model.train()
+        began, first = time.time(), state.done
+        with contextlib.closing(prefetch(batches)) as ready:
+            while state.step < self.steps:
+                beat = self._beat()
+                if beat.stop or beat.progress >= 1:
+                    return
+                if beat.save:
+                    yield self._save(last=False)
+                    began += time.time() - self.saved
+                state.progress = beat.progress
+                start = time.time()
+                loss = self._step([next(ready) for _ in range(parts)])
+                state.training_seconds += time.time() - start
+                state.loss_sum += loss
+                speed = self._pixels(state.done - first) / (time.time() - began)
+                report = StepReport(state.epoch, loss, state.progress, speed)
+                self.stop = self.on_step(report) or self.stop
+        state.epoch, state.step = state.epoch + 1, 0
+
+    def _step(self, parts: list[Batch]) -> float:
+        """One optimiser step on a batch that comes in parts; the mean loss over its crops."""
+        rate = self.settings.optimizer.learning_rate * self.schedule.factor(self.state.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for number, (batch, share) in enumerate(zip(parts, self._shares(), strict=True)):
+            is_last = number == len(parts) - 1
+            with contextlib.nullcontext() if is_last else _without_exchange(self.model):
+                loss = self._loss(batch) * share
+                loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.optimizer.clip_norm)
+        self.optimizer.step()
+        self.state.done += 1
+        self.state.step += 1
+        self.average.update(self.state.done)
+        return total
+
+    def _loss(self, batch: Batch) -> Tensor:
+        images = batch.images.to(self.device, non_blocking=True)
+        targets = {n: t.to(self.device, non_blocking=True) for n, t in batch.targets.items()}
+        reduced = self.dtype == torch.bfloat16
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=reduced):
+            outputs: dict[str, Tensor] = self.model(images)
+        return self.method.loss(outputs, targets)
+
+    def _shares(self) -> list[float]:
+        """How much of a batch's crops, of all workers, each of its parts has."""
+        size, parts = self.settings.batch_size, self.settings.accumulate
+        return [(size // parts + (part < size % parts)) / size for part in range(parts)]
+
+    def _beat(self) -> _Beat:
+        """What all do next, as the first of them decides."""
+        state = self.state
+        reserve = state.validation_seconds * self.end_validations * _MARGIN
+        progress = max(state.progress, self.schedule.progress(state.done, reserve))
+        affordable = self.settings.validation_share * state.training_seconds
+        validate = (
+            state.best_score is None
+            or state.validation_seconds <= affordable
+            or progress - state.validated_progress >= _VALIDATE_EVERY
+        )
+        save = time.time() - self.saved >= self.settings.checkpoint_minutes * 60
+        said = from_first([progress, save, self.stop, validate])
+        return _Beat(said[0], bool(said[1]), bool(said[2]), bool(said[3]))
+
+    def _validate(self) -> EpochReport:
+        """Measure the averaged weights and remember them when they are the best so far."""
+        began, state = time.time(), self.state
+        network = self.average.network
+        metrics = validate(
+            network, self.method, self.validation, self.train.channels, self.settings,
+            self.device, self.dtype,
+        )  # fmt: skip
+        steps, seconds = state.done - state.validated, max(state.training_seconds, 1e-9)
+        epoch = state.epoch if state.step else state.epoch - 1
+        report = EpochReport(
             epoch=epoch,
-            loss=float(np.mean(losses)),
+            loss=state.loss_sum / steps,
             metrics=metrics,
             score=metrics["score"],
             seconds=seconds,
-            pixels_per_second=_pixels(len(losses), settings) / seconds,
+            pixels_per_second=self._pixels(steps) / seconds,
+        )
+        if state.best_score is None or report.score > state.best_score:
+            state.best_score, state.best_epoch = report.score, epoch
+            state.best_metrics, self.best = metrics, kept(network.state_dict())
+        state.validated, state.validated_progress = state.done, state.progress
+        state.training_seconds, state.loss_sum = 0.0, 0.0
+        state.validation_seconds = time.time() - began
+        return report
+
+    def _is_impatient(self) -> bool:
+        patience, state = self.settings.patience, self.state
+        return (
+            patience is not None
+            and state.best_score is not None
+            and state.epoch - 1 - state.best_epoch >= patience
         )
 
+    def _save(self, *, last: bool) -> SaveDue:
+        self.saved = time.time()
+        return SaveDue(last)
 
-def _step(
-    model: nn.Module,
-    method: Method,
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    settings: TrainSettings,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> float:
-    images = batch.images.to(device, non_blocking=True)
-    targets = {name: target.to(device, non_blocking=True) for name, target in batch.targets.items()}
-    with torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-        outputs: dict[str, Tensor] = model(images)
-    loss = method.loss(outputs, targets)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), settings.optimizer.clip_norm)
-    optimizer.step()
-    return float(loss.detach())
+    def _pixels(self, steps: int) -> int:
+        return steps * self.settings.batch_size * self.settings.crop**2
 
 
-def _pixels(steps: int, settings: TrainSettings) -> int:
-    return steps * settings.batch_size * settings.crop**2
+def _without_exchange(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Keep the gradients in this process for now; the next exchange adds them in."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.no_sync()
+    return contextlib.nullcontext()

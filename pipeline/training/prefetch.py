@@ -2,13 +2,13 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def prefetch(items: Iterator[T], depth: int = 3) -> Iterator[T]:
+def prefetch(items: Iterator[T], depth: int = 3) -> Generator[T, None, None]:
     """The same items, made in a thread ahead of their use; at most `depth` of them wait."""
     ready: queue.Queue[T | BaseException | None] = queue.Queue(depth)
     stop = threading.Event()

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.config import NormalizeSettings
 from pipeline.images.normalize import IntensityRange, match_channels, measure_range
@@ -22,8 +21,8 @@ class SampleSource(Protocol):
         """Height and width of each image."""
 
     @property
-    def class_pixels(self) -> Sequence[NDArray[np.int64]]:
-        """(256,) pixels of each class id in each image."""
+    def classes_shown(self) -> Sequence[Sequence[int]]:
+        """The ids of the classes that each image shows."""
 
     def stream(
         self, picks: Iterable[tuple[int, P]], cut: Callable[[Sample, IntensityRange, P], T]
@@ -47,14 +46,19 @@ class CachedSamples:
         return [sample.label.semantic.shape for sample, _ in self._samples]
 
     @property
-    def class_pixels(self) -> Sequence[NDArray[np.int64]]:
-        return [np.bincount(s.label.semantic.ravel(), minlength=256) for s, _ in self._samples]
+    def classes_shown(self) -> Sequence[Sequence[int]]:
+        return [shown_classes(sample) for sample, _ in self._samples]
 
     def stream(
         self, picks: Iterable[tuple[int, P]], cut: Callable[[Sample, IntensityRange, P], T]
     ) -> Iterator[T]:
         for index, detail in picks:
             yield cut(*self._samples[index], detail)
+
+
+def shown_classes(sample: Sample) -> list[int]:
+    """The ids in the semantic map, VOID among them where there is some."""
+    return np.flatnonzero(np.bincount(sample.label.semantic.ravel())).tolist()
 
 
 def measure(sample: Sample, channels: int, normalization: NormalizeSettings) -> IntensityRange:

@@ -4,7 +4,6 @@ import math
 import time
 
 from pipeline.config import TrainSettings
-from pipeline.training.world import from_first
 
 DEFAULT_EPOCHS = 60
 
@@ -13,26 +12,45 @@ class Schedule:
     """How far the training is, by steps or by the clock, and the learning rate that goes with it.
 
     With a time limit the cosine runs on the clock, so that it reaches zero when the time is up.
+    The time that a stopped training was away is not on that clock: `started` is later by as much.
+
+    Attributes:
+        first: seconds from the start to the first step; the warm-up begins with it.
     """
 
-    def __init__(self, settings: TrainSettings, steps_per_epoch: int, started: float) -> None:
+    def __init__(
+        self,
+        settings: TrainSettings,
+        steps_per_epoch: int,
+        started: float,
+        first: float | None = None,
+    ) -> None:
         self.started = started
         self.seconds = settings.max_minutes * 60 if settings.max_minutes else None
         epochs = settings.epochs or (None if self.seconds else DEFAULT_EPOCHS)
         self.steps = epochs * steps_per_epoch if epochs else None
         self.warmup = settings.optimizer.warmup
-        # Time before the first step is gone: the warm-up starts with it.
-        self.first = min((time.time() - started) / self.seconds, 0.9) if self.seconds else 0.0
+        self.first = self.elapsed() if first is None else first
 
-    def progress(self, step: int) -> float:
-        """0 at the start, 1 at the end, the same in every process."""
+    def elapsed(self) -> float:
+        """Seconds that the training has taken, its preparations included."""
+        return time.time() - self.started
+
+    def progress(self, step: int, reserve: float = 0.0) -> float:
+        """0 at the start, 1 when the steps or the time are used up.
+
+        Args:
+            step: steps done.
+            reserve: seconds at the end that are needed for something else.
+        """
         shares = []
         if self.steps is not None:
             shares.append(step / self.steps)
         if self.seconds is not None:
-            elapsed = (time.time() - self.started) / self.seconds
-            shares.append((elapsed - self.first) / (1 - self.first))
-        return min(1.0, from_first(max(shares)))
+            end = self.seconds - min(reserve, self.seconds / 2)
+            first = min(self.first, 0.9 * end)
+            shares.append((self.elapsed() - first) / (end - first))
+        return min(1.0, max(shares))
 
     def factor(self, progress: float) -> float:
         """Of the peak learning rate: a linear warm-up, then a cosine to zero."""

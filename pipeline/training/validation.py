@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from pipeline.collective import rank_and_world
 from pipeline.config import RegionSettings, TrainSettings
 from pipeline.methods.base import Method
 from pipeline.metrics import AP_THRESHOLDS, confusion, dice_iou, match_objects, sum_matches
@@ -12,7 +13,7 @@ from pipeline.models.unet import UNet
 from pipeline.predicting.engine import TorchEngine
 from pipeline.predicting.predictor import Predictor
 from pipeline.records import Sample, reported
-from pipeline.training.world import gather, rank_and_world
+from pipeline.training.world import gather
 
 
 def validate(

@@ -1,0 +1,119 @@
+"""What the processes that train together compute as one: sums that gradients flow through.
+
+Every function here is called by all workers or by none, in the same order; alone, each is the
+identity. The tensors that are summed have the same shape in every worker.
+
+How gradients come out right: DDP averages the workers' gradients. A loss that is made of sums over
+all workers has the same value in each, and `sum_over_workers` hands back the sum of the gradients
+that all of them have for it; so each worker computes its share of ``world`` times the gradient, and
+the average of the shares' sum is the gradient of one process that has the whole batch. A loss needs
+no factor of its own: sum numerators and denominators over the workers, then divide.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's place among the processes that train, and how many they are."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def is_alone() -> bool:
+    """Whether one process has the whole batch."""
+    return rank_and_world()[1] == 1
+
+
+def sum_over_workers(values: Tensor) -> Tensor:
+    """The sum of all workers' tensors, in each of them; gradients are summed on their way back.
+
+    One call costs one message to each worker forward and one back: stack what is to be summed.
+    """
+    if is_alone():
+        return values
+    summed: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
+    return summed
+
+
+class _Sum(torch.autograd.Function):
+    """All-reduce, whose adjoint is an all-reduce too."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return _all_reduced(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _all_reduced(gradients[0])
+
+
+def _all_reduced(values: Tensor) -> Tensor:
+    summed = values.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(summed)
+    return summed
+
+
+class _GlobalBatchNorm(torch.autograd.Function):
+    """Batch normalisation by the mean and variance of all workers' pixels.
+
+    The passes over the pixels are PyTorch's own kernels; only 2 C + 1 numbers are exchanged in
+    each direction. Formulas as in Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # PyTorch's kernel finds this worker's own mean and 1 / deviation.
+        _, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+        local = mean.double()  # float32 also where x is bfloat16
+        spread = inverse.double().pow(-2) - eps
+        count = local.new_tensor([x.shape[0] * x.shape[2] * x.shape[3]])
+        # Sums of squares cancel in float32; in double they are exact enough.
+        moments = torch.cat([count, count * local, count * (spread + local.square())])
+        dist.all_reduce(moments)
+        total = moments[0]
+        first, second = (moments[1:] / total).chunk(2)
+        mean = first.to(mean.dtype)
+        variance = (second - first.square()).clamp_min(0).to(mean.dtype)
+        ctx.save_for_backward(x, weight, mean, variance, total)
+        ctx.eps = eps
+        y = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
+        ctx.mark_non_differentiable(mean, variance, total)
+        return y, mean, variance, total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, variance, total = ctx.saved_tensors
+        dy = gradients[0]
+        # In evaluation mode PyTorch's kernel gives dy · weight / deviation and the two sums.
+        through, scale_sum, shift_sum = torch.ops.aten.native_batch_norm_backward(
+            dy, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        sums = torch.cat([scale_sum, shift_sum])
+        dist.all_reduce(sums)
+        scale_mean, shift_mean = (sums / total.to(sums.dtype)).chunk(2)
+        # What is left of the gradient is a normalisation too, with other weights.
+        slope = -weight * (variance + ctx.eps).rsqrt()
+        scale, shift = slope * scale_mean, slope * shift_mean
+        rest = F.batch_norm(x, mean, variance, scale, shift, False, 0.0, ctx.eps)
+        return through.add_(rest), scale_sum, shift_sum, None
+
+
+def global_batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normalise (B, C, H, W) by the statistics of the batch of all workers, of any shares.
+
+    Returns:
+        The normalised tensor, and the mean (C,), the biased variance (C,) and the number of values
+        a channel that they were taken from. Gradients flow through the first alone.
+    """
+    found: tuple[Tensor, Tensor, Tensor, Tensor] = _GlobalBatchNorm.apply(  # type: ignore[no-untyped-call]
+        x, weight, bias, eps
+    )
+    return found

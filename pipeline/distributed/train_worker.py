@@ -1,0 +1,133 @@
+"""One of the processes that train: runs in a Ray Train worker, on its share of each batch."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint, CheckpointUploadMode
+from ray.train.torch import prepare_model
+
+from pipeline import storage
+from pipeline.config import TrainSettings
+from pipeline.distributed.mailbox import StepReporter
+from pipeline.distributed.samples import from_table
+from pipeline.distributed.streaming import StreamedSamples
+from pipeline.methods import build_method
+from pipeline.models.bundle import BundleSpec
+from pipeline.models.weights import build_network, save_bundle
+from pipeline.predicting.engine import pick_device, pick_dtype
+from pipeline.records import Sample
+from pipeline.training.crops import CropSource
+from pipeline.training.loop import SaveDue, Training
+from pipeline.training.samples import CachedSamples
+from pipeline.training.state import Snapshot, load_snapshot, save_snapshot
+
+BUNDLE = "bundle"
+"""Folder of the finished model in the last checkpoint."""
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What a worker needs, beside the data that it finds in the object store."""
+
+    settings: TrainSettings
+    spec: BundleSpec
+    streams: Mapping[str, StreamedSamples]
+    """The splits that are read again and again; the others are in memory."""
+    threads: int
+    started: float
+    mailbox: Any
+    resume_from: str | None
+    """Snapshot to go on from, as long as this run has none of its own."""
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """Train to the end, or until told to stop."""
+    job: TrainJob = config["job"]
+    settings, spec = job.settings, job.spec
+    torch.set_num_threads(job.threads)
+    torch.manual_seed(settings.seed)
+    device = pick_device()
+    method = build_method(spec.method, spec.classes)
+    network = build_network(spec)
+    source = CropSource(
+        job.streams.get("train")
+        or CachedSamples(_samples("train"), spec.channels, settings.normalize),
+        method,
+        channels=spec.channels,
+        crop=settings.crop,
+        augment=settings.augment,
+        sampling=settings.sampling,
+        seed=settings.seed,
+        device=device,
+    )
+    is_first = ray.train.get_context().get_world_rank() == 0
+    training = Training(
+        network,
+        method,
+        source,
+        job.streams.get("val") or _samples("val"),
+        settings,
+        device=device,
+        dtype=pick_dtype(settings.precision, device),
+        started=job.started,
+        # All workers keep the same statistics: there is nothing to send before each step.
+        wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
+        on_step=StepReporter(job.mailbox) if is_first else lambda report: False,
+        snapshot=_snapshot_to_resume(job),
+    )
+    for event in training.run():
+        if isinstance(event, SaveDue):
+            _save(training, spec, event, is_first)
+        elif is_first:
+            job.mailbox.put.remote(event)
+
+
+def _save(training: Training, spec: BundleSpec, event: SaveDue, is_first: bool) -> None:
+    """Hand Ray Train a snapshot, which it uploads while training goes on; the last is waited for.
+
+    The last snapshot of a finished training has the bundle beside it.
+    """
+    checkpoint = None
+    if is_first:
+        folder = tempfile.mkdtemp(prefix="tessera-")  # Ray Train removes it after the upload
+        save_snapshot(training.snapshot(), folder)
+        state = training.state
+        if state.finished and training.best:
+            network = build_network(spec)
+            network.load_state_dict(training.best)
+            complete = spec.model_copy(update={"metrics": state.best_metrics})
+            save_bundle(complete, network, storage.join(folder, BUNDLE))
+        checkpoint = Checkpoint.from_directory(folder)
+    ray.train.report(
+        training.state.best_metrics,
+        checkpoint=checkpoint,
+        checkpoint_upload_mode=(
+            CheckpointUploadMode.SYNC if event.last else CheckpointUploadMode.ASYNC
+        ),
+        delete_local_checkpoint_after_upload=True,
+    )
+
+
+def _snapshot_to_resume(job: TrainJob) -> Snapshot | None:
+    """The newest snapshot of this run, or the one that the run goes on from."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return load_snapshot(job.resume_from) if job.resume_from else None
+    with checkpoint.as_directory() as folder:
+        return load_snapshot(folder)
+
+
+def _samples(split: str) -> Sequence[Sample]:
+    """All samples of a split, in the order of names; views into the object store."""
+    batches = ray.train.get_dataset_shard(split).iter_batches(
+        batch_size=None, batch_format="pyarrow"
+    )
+    return sorted(
+        (sample for table in batches for sample in from_table(table)), key=lambda s: s.name
+    )

@@ -1,0 +1,148 @@
+"""A training that was stopped on its way to an output: found, refused, resumed or dropped.
+
+    OUT/training.json              what is being trained here, until the bundle is published
+    CHECKPOINTS/RUN/…/state.json   the snapshots of `pipeline.training.state`
+
+A training has a run for each time that it was started or resumed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline import storage
+from pipeline.config import TrainSettings
+from pipeline.errors import DataError, SettingsError
+from pipeline.models.bundle import SPEC_NAME
+from pipeline.training.state import STATE_NAME, TrainingState, load_snapshot
+
+_MARKER_NAME = "training.json"
+
+
+class _Marker(BaseModel):
+    """What training.json holds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoints: str
+    runs: tuple[str, ...]
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """The newest snapshot of a training that was stopped."""
+
+    uri: str
+    run: str
+    state: TrainingState
+
+
+def find_unfinished(settings: TrainSettings) -> Unfinished | None:
+    """Where a training with these settings goes on; None where it begins.
+
+    Raises:
+        SettingsError: there is one to go on with, and the settings don't say what to do with it or
+            would change its result.
+    """
+    marker = _read_marker(settings)
+    if marker is None or settings.restart:
+        if settings.resume and storage.exists(storage.join(settings.output, SPEC_NAME)):
+            raise SettingsError(
+                f"setting resume: {settings.output} holds a finished model; "
+                "--restart trains it anew"
+            )
+        if marker is not None:
+            _remove_runs(marker.checkpoints, marker.runs)
+            storage.remove(_marker_uri(settings))
+        return None
+    newest = _newest_snapshot(marker)
+    if newest is None:
+        return None  # it was stopped before there was anything to go on from
+    if not settings.resume:
+        raise SettingsError(
+            f"{settings.output} holds an unfinished training, {newest.state.progress:.0%} done: "
+            "--resume goes on with it, --restart drops it"
+        )
+    _check_equal(marker, settings)
+    return newest
+
+
+def mark_unfinished(settings: TrainSettings, run: str, before: Unfinished | None) -> None:
+    """Say that `run` is on its way to the output; only the snapshot it goes on from is kept."""
+    old = _read_marker(settings)
+    runs = (run,) if before is None else (before.run, run)
+    if old is not None:
+        _remove_runs(old.checkpoints, [name for name in old.runs if name not in runs])
+    marker = _Marker(
+        checkpoints=checkpoints_uri(settings), runs=runs, settings=settings.result_settings()
+    )
+    storage.write_bytes(_marker_uri(settings), marker.model_dump_json(indent=2).encode())
+
+
+def mark_finished(settings: TrainSettings) -> None:
+    """The output is complete: drop the snapshots, but for the last where a place was named."""
+    marker = _read_marker(settings)
+    if settings.checkpoints is None:
+        storage.remove_folder(checkpoints_uri(settings))
+    elif marker is not None:
+        _remove_runs(marker.checkpoints, marker.runs[:-1])
+    storage.remove(_marker_uri(settings))
+
+
+def checkpoints_uri(settings: TrainSettings) -> str:
+    """Where the runs of a training are."""
+    return storage.absolute(settings.checkpoints or storage.join(settings.output, "checkpoints"))
+
+
+def _marker_uri(settings: TrainSettings) -> str:
+    return storage.join(storage.absolute(settings.output), _MARKER_NAME)
+
+
+def _read_marker(settings: TrainSettings) -> _Marker | None:
+    uri = _marker_uri(settings)
+    if not storage.exists(uri):
+        return None
+    try:
+        return _Marker.model_validate_json(storage.read_bytes(uri))
+    except ValidationError as error:
+        raise DataError(f"{uri} is damaged: remove it to start over") from error
+
+
+def _newest_snapshot(marker: _Marker) -> Unfinished | None:
+    """The one with the most steps that is whole: the last may have been cut off in writing."""
+    found = []
+    for run in marker.runs:
+        for file in storage.list_files(storage.join(marker.checkpoints, run)):
+            if storage.name_of(file.uri) != STATE_NAME:
+                continue
+            folder = file.uri.rpartition("/")[0]
+            snapshot = load_snapshot(folder)
+            if snapshot is not None:
+                found.append(Unfinished(folder, run, snapshot.state))
+    return max(found, key=lambda one: one.state.done, default=None)
+
+
+def _check_equal(marker: _Marker, settings: TrainSettings) -> None:
+    old, new = _flat(marker.settings), _flat(settings.result_settings())
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            raise SettingsError(
+                f"setting {key}: {old.get(key)} in the unfinished training, not {new.get(key)}; "
+                "--restart starts over"
+            )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= (
+            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
+
+
+def _remove_runs(checkpoints: str, runs: Any) -> None:
+    for run in runs:
+        storage.remove_folder(storage.join(checkpoints, run))

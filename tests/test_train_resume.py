@@ -1,0 +1,195 @@
+"""Nothing is lost when a training is stopped, or when one of its workers dies."""
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from jobs import train
+from pipeline.config import NetworkSettings, NormalizeSettings, TrainSettings
+from pipeline.distributed.mailbox import Report
+from pipeline.distributed.streaming import open_stream
+from pipeline.distributed.train import train_bundle
+from pipeline.errors import SettingsError
+from pipeline.labels import open_data, read_sample
+from pipeline.models.bundle import load_spec
+from pipeline.training.reports import EpochReport, StepReport
+from pipeline.training.samples import CachedSamples
+from pipeline.training.state import Snapshot, TrainingState, load_snapshot, save_snapshot
+from pipeline.training.unfinished import checkpoints_uri, find_unfinished, mark_unfinished
+from tests.conftest import ROOT
+
+
+def settings_for(data: str, output: Path, **changes: object) -> TrainSettings:
+    values = {
+        "epochs": 12, "crop": 64, "min_steps": 15, "network": NetworkSettings(depth=2, width=8),
+        "checkpoint_minutes": 0.01,
+    }  # fmt: skip
+    return TrainSettings(data=data, output=str(output), **(values | changes))
+
+
+def terminate_after_a_checkpoint(flags: list[str], output: Path) -> str:
+    """Run the job until it has saved something, and send SIGTERM; returns what it printed."""
+    job = subprocess.Popen(
+        [sys.executable, "-m", "jobs.train", *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        end = time.monotonic() + 240
+        while not list(output.rglob("state.json")):
+            assert job.poll() is None, job.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        job.send_signal(signal.SIGTERM)
+        said, errors = job.communicate(timeout=240)
+    finally:
+        job.kill()
+    assert job.returncode == 0, errors
+    return said
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_worker_costs_no_more_than_the_last_checkpoint(
+    annotated: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "model"
+    steps: list[tuple[float, StepReport]] = []
+    killed: list[float] = []
+
+    def on_report(report: Report) -> None:
+        if isinstance(report, EpochReport):
+            return
+        steps.append((time.time(), report))
+        if killed or report.progress < 0.2 or not list(output.rglob("state.json")):
+            return
+        workers = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if "RayTrainWorker" in " ".join(process.cmdline())
+        ]
+        workers[-1].send_signal(signal.SIGKILL)
+        killed.append(report.progress)
+
+    result = train_bundle(
+        settings_for(annotated, output, epochs=30, workers=2, batch_size=4), on_report
+    )
+    assert killed
+    assert result.spec.metrics["ap_0.5"] > 0.2
+    backwards = [
+        (before.progress, after.progress)
+        for (_, before), (_, after) in pairwise(steps)
+        if after.progress < before.progress
+    ]
+    assert len(backwards) <= 1
+    assert all(after > 0 for _, after in backwards)  # it did not begin again
+    assert steps[-1][1].progress > 0.8
+    assert not (output / "checkpoints").exists()
+    assert not (output / "training.json").exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_sigterm_saves_and_the_line_that_is_printed_resumes(annotated: str, tmp_path: Path) -> None:
+    output = tmp_path / "a model"
+    settings = settings_for(annotated, output, epochs=500)
+    flags = ["--data", annotated, "--output", str(output), "--epochs", "500", "--crop", "64"]
+    flags += ["--min-steps", "15", "--network.depth", "2", "--network.width", "8"]
+    flags += ["--checkpoint-minutes", "0.01"]
+    said = terminate_after_a_checkpoint(flags, output)
+    words = shlex.split(said.strip().splitlines()[-1])
+    assert words == ["python", "-m", "jobs.train", *flags, "--resume"]
+    unfinished = find_unfinished(settings.model_copy(update={"resume": True}))
+    assert unfinished is not None
+    assert 0 < unfinished.state.progress < 1
+
+    with pytest.raises(SettingsError, match=r"unfinished training, \d+% done: --resume goes on"):
+        train.work(settings)
+    changed = settings.model_copy(update={"resume": True, "crop": 96})
+    with pytest.raises(SettingsError, match="setting crop: 64 in the unfinished training, not 96"):
+        train.work(changed)
+    seen: list[StepReport] = []
+    epochs = unfinished.state.epoch + 8  # fewer than it was started with, so that it ends soon
+    result = train_bundle(
+        settings.model_copy(update={"resume": True, "epochs": epochs}),
+        lambda report: seen.append(report) if isinstance(report, StepReport) else None,
+    )
+    assert seen[0].progress >= unfinished.state.progress
+    assert result.spec.metrics["ap_0.5"] > 0.2
+    assert load_spec(str(output)) == result.spec
+    assert not (output / "checkpoints").exists()
+    with pytest.raises(SettingsError, match="holds a finished model; --restart trains it anew"):
+        train.work(settings.model_copy(update={"resume": True}))
+
+
+def test_a_snapshot_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
+    settings = settings_for("data", tmp_path / "model", resume=True)
+    mark_unfinished(settings, "run", None)
+    folder = f"{checkpoints_uri(settings)}/run"
+    tensors = {"network.weight": torch.arange(1000.0)}
+    for done in (10, 20, 30):
+        save_snapshot(Snapshot(TrainingState(done=done), tensors), f"{folder}/at-{done}")
+    cut = Path(folder) / "at-30/state.safetensors"
+    cut.write_bytes(cut.read_bytes()[:2000])
+    found = find_unfinished(settings)
+    assert found is not None
+    assert found.state.done == 20
+    whole = load_snapshot(found.uri)
+    assert whole is not None
+    assert torch.equal(whole.tensors["network.weight"], tensors["network.weight"])
+    assert find_unfinished(settings.model_copy(update={"resume": False, "restart": True})) is None
+    assert not Path(folder).exists()
+
+
+@pytest.mark.parametrize("words", ["0", "4:1", "1:2:3", "many", "1.5"])
+def test_nonsense_for_workers_is_refused(words: str) -> None:
+    with pytest.raises(ValueError, match="such as 1:4"):
+        TrainSettings(data="d", output="o", workers=words)
+
+
+def test_workers_are_a_number_or_a_range() -> None:
+    ranges = [TrainSettings(data="d", output="o", workers=w).worker_range for w in (2, "2", "1:4")]
+    assert ranges == [(2, 2), (2, 2), (1, 4)]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_fewer_crops_than_workers_are_refused(annotated: str, tmp_path: Path) -> None:
+    settings = settings_for(annotated, tmp_path / "m", workers=3, batch_size=4, accumulate=2)
+    with pytest.raises(SettingsError, match=r"batch_size: 4 .* at least 6 are needed"):
+        train.work(settings)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_streamed_images_give_the_crops_of_cached_ones(annotated: str) -> None:
+    from tests.test_train import source
+
+    crops = source(annotated)
+    cached = list(crops.batches(epoch=2, steps=2, batch_size=4, rank=0, world=1))
+    data = open_data(annotated, val_fraction=0.2)
+    stream = open_stream(data, "train", NormalizeSettings())
+    assert stream.sizes == crops.samples.sizes
+    crops.samples = stream
+    for left, right in zip(cached, crops.batches(2, 2, 4, 0, 1), strict=True):
+        assert torch.equal(left.images, right.images)
+        assert all(torch.equal(left.targets[n], right.targets[n]) for n in left.targets)
+    images = sorted(data.split("train"), key=lambda image: image.name)
+    samples = [read_sample(image, data.classes, data.void) for image in images]
+    assert CachedSamples(samples, 3, NormalizeSettings()).sizes == stream.sizes
+    assert [s.name for s in stream[1::3]] == [s.name for s in samples[1::3]]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_training_whose_images_do_not_fit_in_memory(annotated: str, tmp_path: Path) -> None:
+    settings = settings_for(annotated, tmp_path / "m", epochs=2, cache_bytes=0, accumulate=2)
+    seen: list[Report] = []
+    train_bundle(settings, seen.append)
+    assert load_spec(settings.output).channels == 3
+    assert any(isinstance(report, EpochReport) for report in seen)
