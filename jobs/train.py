@@ -1,17 +1,21 @@
 """Train a U-Net from annotated images and write a model bundle."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from jobs._console import console, live, print_table
 from jobs._main import DONE, run_job
+from pipeline import storage
 from pipeline.config import TrainSettings
+
+if TYPE_CHECKING:
+    from pipeline.training.reports import Validation
 
 
 def work(settings: TrainSettings) -> int:
     """Train, and print what the best epoch reached."""
-    from pipeline.distributed.mailbox import Report
     from pipeline.distributed.train import train_bundle
-    from pipeline.training.reports import StepReport
+    from pipeline.training.reports import Notice, Report, StepReport
 
     share, text, score = 0.0, "reading images", ""
     with live("training") as show:
@@ -19,7 +23,9 @@ def work(settings: TrainSettings) -> int:
 
         def on_report(report: Report) -> None:
             nonlocal share, text, score
-            if isinstance(report, StepReport):
+            if isinstance(report, Notice):
+                console.print(f"note: {report.text}", highlight=False, markup=False)
+            elif isinstance(report, StepReport):
                 share = report.progress
                 text = (
                     f"epoch {report.epoch}  loss {report.loss:.3f}  "
@@ -30,10 +36,30 @@ def work(settings: TrainSettings) -> int:
             show(share, text + score)
 
         result = train_bundle(settings, on_report)
-    metrics = [[name, value] for name, value in result.spec.metrics.items()]
-    print_table(["on validation images", "best epoch"], metrics)
+    _print_figures(result.validation)
     console.print(f"\nmodel bundle: {result.bundle_uri}  ({result.seconds / 60:.1f} minutes)")
+    if settings.record.tensorboard:
+        folder = storage.join(settings.output, "tensorboard")
+        console.print(f"to look back: tensorboard --logdir {folder}", highlight=False)
     return DONE
+
+
+def _print_figures(validation: "Validation") -> None:
+    from pipeline.training.card import class_table
+
+    figures = validation.figures
+    if figures.ap_mean:
+        thresholds = [f"IoU {threshold}" for threshold in figures.ap_mean]
+        rows: list[list[object]] = [
+            ["mean over images", *figures.ap_mean.values()],
+            ["all objects together", *figures.ap_pooled.values()],
+        ]
+        print_table(["AP on validation images", *thresholds], rows)
+        console.print()
+    rows = [[name, value] for name, value in validation.metrics.items() if "/" not in name]
+    print_table(["on validation images", "best epoch"], rows)
+    console.print()
+    print_table(*class_table(figures.classes))
 
 
 if __name__ == "__main__":

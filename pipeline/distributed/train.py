@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, cast
@@ -17,7 +18,7 @@ from ray.train.torch import TorchTrainer, prepare_model
 
 from pipeline import storage
 from pipeline.config import MethodSettings, TrainSettings
-from pipeline.distributed.mailbox import OnReport, listening, throttled
+from pipeline.distributed.mailbox import deliver, listening, throttled
 from pipeline.distributed.samples import from_table, to_table
 from pipeline.distributed.session import (
     Resources,
@@ -34,8 +35,11 @@ from pipeline.models.weights import build_network, save_bundle
 from pipeline.parsing import to_yaml
 from pipeline.predicting.engine import pick_device, pick_dtype
 from pipeline.records import AnnotatedImage, Sample, thing_ids
+from pipeline.training.card import CARD_NAME, CardFacts, Machine, model_card
 from pipeline.training.crops import CropSource
 from pipeline.training.loop import fit
+from pipeline.training.recorders.group import recording
+from pipeline.training.reports import OnReport, Validation, load_validation, save_validation
 
 _READ_TOGETHER = 8  # images a task; small, so that progress shows and memory stays low
 
@@ -46,6 +50,7 @@ class TrainResult:
 
     bundle_uri: str
     spec: BundleSpec
+    validation: Validation
     seconds: float
 
 
@@ -81,18 +86,25 @@ def train_bundle(settings: TrainSettings, on_report: OnReport) -> TrainResult:
             method=method,
             normalize=settings.normalize,
         )
-        with listening(on_report) as mailbox:
-            checkpoint = _run(
-                settings,
-                spec,
-                splits,
-                _scaling(workers, resources),
-                max(1, int(resources.largest_node_cpus) // _per_node(workers, resources)),
-                started,
-                mailbox,
-            )
-        best = _publish(checkpoint, settings)
-    return TrainResult(settings.output, best, time.time() - started)
+        threads = max(1, int(resources.largest_node_cpus) // _per_node(workers, resources))
+        scaling = _scaling(workers, resources)
+        with recording(settings, on_report) as recorders:
+            with listening(recorders) as mailbox:
+                checkpoint = _run(settings, spec, splits, scaling, threads, started, mailbox)
+            best = _publish(checkpoint, settings)
+            validation = load_validation(settings.output)
+            seconds = time.time() - started
+            if settings.record.card:
+                machine = Machine(
+                    workers, threads, resources.cpus, resources.gpus, recorders.device
+                )
+                facts = CardFacts(
+                    best, settings, validation, _sizes(data), machine, seconds, recorders.epochs
+                )
+                text = model_card(facts)
+                storage.write_bytes(storage.join(settings.output, CARD_NAME), text.encode())
+            recorders.done(settings.output)
+    return TrainResult(settings.output, best, validation, seconds)
 
 
 def decide_method(settings: MethodSettings, data: AnnotatedData) -> MethodSettings:
@@ -213,11 +225,12 @@ def _train_worker(config: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if is_first:
-                job.mailbox.put.remote(report)
+                deliver(job.mailbox, report)
                 if improved:
                     save_bundle(
                         spec.model_copy(update={"metrics": report.metrics}), network, folder
                     )
+                    save_validation(report.validation, folder)
                     checkpoint = Checkpoint.from_directory(folder)
             ray.train.report(report.metrics, checkpoint=checkpoint)
 
@@ -242,6 +255,11 @@ def _publish(checkpoint: Checkpoint, settings: TrainSettings) -> BundleSpec:
     if settings.checkpoints is None:
         storage.remove_folder(_checkpoints(settings))
     return load_spec(settings.output)
+
+
+def _sizes(data: AnnotatedData) -> dict[str, int]:
+    """Images of each split."""
+    return dict(Counter(image.split for image in data.images))
 
 
 def _checkpoints(settings: TrainSettings) -> str:

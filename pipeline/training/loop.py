@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from pipeline.config import TrainSettings
 from pipeline.methods.base import Method
 from pipeline.models.unet import UNet
+from pipeline.predicting.engine import device_name
 from pipeline.records import Sample
 from pipeline.training.crops import Batch, CropSource
+from pipeline.training.milestones import is_milestone
 from pipeline.training.prefetch import prefetch
 from pipeline.training.reports import EpochReport, StepReport
 from pipeline.training.schedule import Schedule
@@ -64,24 +66,38 @@ def fit(
             progress = schedule.progress(done)
             if progress >= 1:
                 break
+            rate = settings.optimizer.learning_rate * schedule.factor(progress)
             for group in optimizer.param_groups:
-                group["lr"] = settings.optimizer.learning_rate * schedule.factor(progress)
+                group["lr"] = rate
             losses.append(_step(model, method, batch, optimizer, settings, device, dtype))
             done += 1
             speed = _pixels(len(losses), settings) / (time.time() - began)
-            on_step(StepReport(epoch, losses[-1], progress, speed))
+            on_step(StepReport(epoch, done, losses[-1], rate, progress, speed))
         if not losses:
             return  # the time was up before the epoch's first step
         seconds = time.time() - began
         progress = schedule.progress(done)
-        metrics = validate(network, method, validation, train.channels, settings, device, dtype)
+        found = validate(
+            network,
+            method,
+            validation,
+            train.channels,
+            settings,
+            device,
+            dtype,
+            with_overlays=settings.record.tensorboard and (is_milestone(epoch) or progress >= 1),
+        )
         yield EpochReport(
             epoch=epoch,
+            step=done,
             loss=float(np.mean(losses)),
-            metrics=metrics,
-            score=metrics["score"],
+            learning_rate=rate,
+            validation=found.validation,
+            overlays=found.overlays,
             seconds=seconds,
+            validation_seconds=time.time() - began - seconds,
             pixels_per_second=_pixels(len(losses), settings) / seconds,
+            device=device_name(device, dtype),
         )
 
 
