@@ -92,7 +92,9 @@ def _what_it_is(facts: CardFacts) -> str:
 
 
 def _how_to_predict(facts: CardFacts) -> str:
-    model = facts.settings.output
+    output = facts.settings.output
+    # A path of the machine that it was trained on means nothing where it is read.
+    model = storage.name_of(output) if output.startswith(("/", "~")) else output
     command = f"python -m jobs.predict --input IMAGES --model {model} --output RESULTS"
     return _section("How to predict", f"```bash\n{command}\n```\n")
 

@@ -33,6 +33,7 @@ def draw_curve(lines: Sequence[EpochLine], validation: Validation) -> bytes:
     epochs = [line for line in lines if not line.final]
     _plot(loss, epochs, [line.loss for line in epochs], "mean of the epoch", _LINES[0])
     _dress(loss, "Training loss", "epoch")
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     _plot(rate, epochs, [line.learning_rate for line in epochs], "after the epoch", _LINES[0])
     _dress(rate, "Learning rate", "epoch")
     _draw_figures(figures, epochs)
@@ -51,7 +52,7 @@ def _draw_figures(axes: "Axes", epochs: Sequence[EpochLine]) -> None:
     best = max(epochs, key=lambda line: line.metrics["score"])
     axes.axvline(best.epoch, color=_MUTED, linewidth=1, linestyle=":")
     axes.set_ylim(0, 1)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     title = f"On validation images: best score {best.metrics['score']:.3f}, epoch {best.epoch}"
     _dress(axes, title, "epoch")
 
@@ -83,7 +84,7 @@ def _draw_reliability(axes: "Axes", validation: Validation) -> None:
     axes.set_ylim(0, 1)
     axes.set_ylabel("share that was right", color=_INK)
     if axes.get_legend_handles_labels()[1]:
-        axes.legend(loc="upper left", frameon=False)
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.12), ncols=2, frameon=False)
     _dress(axes, "Calibration of the published model", "stated confidence")
 
 
@@ -94,8 +95,9 @@ def _draw_bins(axes: "Axes", part: Reliability, label: str, colour: str) -> None
         if n
     ]
     x, y, n = zip(*rows, strict=True)
-    axes.plot(x, y, color=colour, linewidth=1.4, label=label)
-    axes.scatter(x, y, s=[12 + 300 * count / part.total for count in n], color=colour, alpha=0.6)
+    # Dots alone: a line would give a bin of two objects the weight of one of two thousand.
+    sizes = [15 + 600 * count / part.total for count in n]
+    axes.scatter(x, y, s=sizes, color=colour, alpha=0.7, linewidths=0, label=label, clip_on=False)
 
 
 def _dress(axes: "Axes", title: str, below: str) -> None:

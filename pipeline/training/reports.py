@@ -43,9 +43,9 @@ class Validation:
             "pixel_calibration_error": self.pixels.error if self.pixels else None,
         }
         for one in figures.classes:
-            named |= {f"dice/{one.name}": one.dice, f"iou/{one.name}": one.iou}
-            if len(figures.classes) > 1:
-                named |= {f"ap_0.5/{one.name}": one.ap_50}
+            # Names become paths in some places: none may be the beginning of another.
+            name = one.name.replace("/", "-")
+            named |= {f"dice/{name}": one.dice, f"iou/{name}": one.iou, f"ap_50/{name}": one.ap_50}
         return {name: value for name, value in named.items() if value is not None}
 
 
