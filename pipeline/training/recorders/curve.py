@@ -24,6 +24,7 @@ class CurveRecorder:
     def done(self, bundle_uri: str) -> None:
         from pipeline.training.curve import draw_curve
 
+        self.history.finish(bundle_uri)
         picture = draw_curve(self.history.lines, load_validation(bundle_uri))
         storage.write_bytes(storage.join(bundle_uri, CURVE_NAME), picture)
 

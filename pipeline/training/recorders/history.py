@@ -39,13 +39,16 @@ class History:
 
     def add(self, report: EpochReport) -> None:
         """One more epoch; it takes the place of what was said before of it and of later ones."""
-        if not self.lines and report.epoch > 1:
-            self.lines = load_lines(self.uri)
+        if report.epoch > 1:
+            self._recall()
         self.lines = [line for line in self.lines if line.epoch < report.epoch and not line.final]
         self.lines.append(_line_of(report))
 
     def finish(self, bundle_uri: str) -> None:
         """The last line: the model that was published."""
+        self._recall()
+        if not self.lines:
+            raise StorageError(f"no epoch to tell of, and {self.uri} is not there")
         best = max(self.lines, key=lambda line: line.metrics["score"])
         metrics = load_spec(bundle_uri).metrics
         self.lines.append(replace(best, metrics=metrics, final=True))
@@ -54,6 +57,11 @@ class History:
         """Write all lines."""
         text = "".join(json.dumps(_flat(line)) + "\n" for line in self.lines)
         storage.write_bytes(self.uri, text.encode())
+
+    def _recall(self) -> None:
+        """What the training that this one resumes has written."""
+        if not self.lines:
+            self.lines = [line for line in load_lines(self.uri) if not line.final]
 
 
 def _line_of(report: EpochReport) -> EpochLine:

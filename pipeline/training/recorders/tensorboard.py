@@ -40,7 +40,7 @@ class TensorBoardRecorder:
         for name, value in report.metrics.items():
             writer.add_scalar(f"val/{name}", value, report.step)
         for one in report.overlays:
-            tag = f"image, truth, predicted/{one.name}"
+            tag = f"image_truth_predicted/{one.name}"
             writer.add_image(tag, one.picture, report.step, dataformats="HWC")
         writer.flush()
         if time.monotonic() - self.copied >= _COPY_SECONDS:
