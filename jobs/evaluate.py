@@ -1,10 +1,8 @@
 """Compare an output dataset with annotated images."""
 
 import json
-import math
 import sys
 from dataclasses import asdict
-from typing import Any
 
 from jobs._console import console, live, print_table
 from jobs._main import DONE, run_job
@@ -28,16 +26,18 @@ def work(settings: EvaluateSettings) -> int:
             on_progress=lambda done, total: show(done / total, f"{done:,}/{total:,} images"),
         )
     if settings.json_output:
-        print(json.dumps([_plain(asdict(group)) for group in groups], indent=2))
+        print(json.dumps([asdict(group) for group in groups], indent=2))
         return DONE
     thresholds = list(groups[0].ap_mean)
     for title, key in (("AP, mean over images", "ap_mean"), ("AP, pooled", "ap_pooled")):
+        if not thresholds:
+            break  # no class of things, so no objects
         rows = [[g.group, g.images, *getattr(g, key).values()] for g in groups]
         print_table(["images of", "n", *(f"IoU {t}" for t in thresholds)], rows, title)
         console.print()
     print_table(
-        ["images of", "panoptic quality", "count error", "count bias"],
-        [[g.group, g.pq, g.count_error, g.count_bias] for g in groups],
+        ["images of", "panoptic quality", "count error", "count bias", "mean IoU"],
+        [[g.group, g.pq, g.count_error, g.count_bias, g.mean_iou] for g in groups],
     )
     console.print()
     print_table(
@@ -45,15 +45,6 @@ def work(settings: EvaluateSettings) -> int:
         [list(asdict(one).values()) for one in groups[0].classes],
     )
     return DONE
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no word for NaN."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 if __name__ == "__main__":

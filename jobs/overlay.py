@@ -10,7 +10,8 @@ from pipeline.config import OverlaySettings
 def work(settings: OverlaySettings) -> int:
     """Draw, and say where the picture is."""
     from pipeline import storage
-    from pipeline.overlay import draw_sheet, to_png
+    from pipeline.drawing import to_png
+    from pipeline.overlay import draw_sheet
     from pipeline.tables.dataset import OutputDataset
 
     sheet = draw_sheet(OutputDataset.open(settings.dataset), settings.images, settings.side)

@@ -2,18 +2,22 @@
 
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from jobs._console import console, live, print_table
 from jobs._main import DONE, run_job
+from pipeline import storage
 from pipeline.config import TrainSettings
 from pipeline.errors import StoppedError
+
+if TYPE_CHECKING:
+    from pipeline.training.reports import Validation
 
 
 def work(settings: TrainSettings) -> int:
     """Train, and print what the best epoch reached."""
-    from pipeline.distributed.mailbox import Report
     from pipeline.distributed.train import train_bundle
-    from pipeline.training.reports import StepReport
+    from pipeline.training.reports import Notice, Report, StepReport
 
     share, text, score = 0.0, "reading images", ""
     with live("training") as show:
@@ -21,7 +25,9 @@ def work(settings: TrainSettings) -> int:
 
         def on_report(report: Report) -> None:
             nonlocal share, text, score
-            if isinstance(report, StepReport):
+            if isinstance(report, Notice):
+                console.print(f"note: {report.text}", highlight=False, markup=False)
+            elif isinstance(report, StepReport):
                 share = report.progress
                 text = (
                     f"epoch {report.epoch}  loss {report.loss:.3f}  "
@@ -36,9 +42,11 @@ def work(settings: TrainSettings) -> int:
         except StoppedError as stopped:
             print(f"{stopped}; this goes on with it:\n{_resuming(sys.argv[1:])}")
             return DONE
-    metrics = [[name, value] for name, value in result.spec.metrics.items()]
-    print_table(["on validation images", "best epoch"], metrics)
+    _print_figures(result.validation)
     console.print(f"\nmodel bundle: {result.bundle_uri}  ({result.seconds / 60:.1f} minutes)")
+    if settings.record.tensorboard:
+        folder = storage.join(settings.output, "tensorboard")
+        console.print(f"to look back: tensorboard --logdir {folder}", highlight=False)
     return DONE
 
 
@@ -46,6 +54,24 @@ def _resuming(flags: list[str]) -> str:
     """The command line as it was typed, to resume with."""
     kept = [flag for flag in flags if flag not in ("--restart", "--resume")]
     return shlex.join(["python", "-m", "jobs.train", *kept, "--resume"])
+
+
+def _print_figures(validation: "Validation") -> None:
+    from pipeline.training.card import class_table
+
+    figures = validation.figures
+    if figures.ap_mean:
+        thresholds = [f"IoU {threshold}" for threshold in figures.ap_mean]
+        rows: list[list[object]] = [
+            ["mean over images", *figures.ap_mean.values()],
+            ["all objects together", *figures.ap_pooled.values()],
+        ]
+        print_table(["AP on validation images", *thresholds], rows)
+        console.print()
+    rows = [[name, value] for name, value in validation.metrics.items() if "/" not in name]
+    print_table(["on validation images", "best epoch"], rows)
+    console.print()
+    print_table(*class_table(figures.classes))
 
 
 if __name__ == "__main__":

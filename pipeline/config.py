@@ -182,6 +182,18 @@ class OptimizerSettings(Section):
     )
 
 
+class RecordSettings(Section):
+    """What a training leaves to look at, beside the model."""
+
+    metrics: bool = Field(True, description="metrics.jsonl in the bundle: a line an epoch")
+    tensorboard: bool = Field(
+        True, description="event files for TensorBoard in OUTPUT/tensorboard, with pictures"
+    )
+    mlflow: bool = Field(True, description="a run in MLflow, where MLFLOW_TRACKING_URI is set")
+    curve: bool = Field(True, description="curve.png in the bundle: loss, figures, calibration")
+    card: bool = Field(True, description="README.md in the bundle: the model card")
+
+
 Precision = Literal["auto", "float32", "bfloat16"]
 _PRECISION = "of the network; auto: bfloat16 where the processor has it in hardware"
 
@@ -229,6 +241,10 @@ class TrainSettings(JobSettings):
     augment: AugmentSettings = AugmentSettings()
     sampling: SamplingSettings = SamplingSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+    record: RecordSettings = RecordSettings()
+    notes: str | None = Field(
+        None, description="text for the model card, such as the licence and the origin of the data"
+    )
     channels: int | None = Field(
         None, ge=1, description="input channels; by default the most that any image has"
     )

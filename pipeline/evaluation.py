@@ -5,67 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.errors import DataError, DatasetError
+from pipeline.figures import Figures, ObjectMatches, match_labels, summarize
 from pipeline.labels import AnnotatedData, read_label
-from pipeline.metrics import (
-    AP_THRESHOLDS,
-    Matches,
-    confusion,
-    count_error,
-    dice_iou,
-    match_objects,
-    outside_void,
-    sum_matches,
-)
-from pipeline.records import (
-    AnnotatedImage,
-    Classes,
-    InstanceMap,
-    Label,
-    SemanticMap,
-    reported,
-    thing_ids,
-)
+from pipeline.metrics import confusion, outside_void
+from pipeline.records import AnnotatedImage, Classes, Label, thing_ids
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.masks import decode_tiles
-
-
-@dataclass(frozen=True)
-class ClassFigures:
-    """One class over all images of a group. NaN where the class never occurs."""
-
-    name: str
-    kind: str
-    dice: float
-    iou: float
-    pq: float | None
-    """At IoU 0.5; None for stuff, whose panoptic quality would be its IoU an image."""
-    ap_50: float | None
-    """Pooled over images."""
-    n_true: int | None
-    n_predicted: int | None
-    count_error: float | None
-    count_bias: float | None
-
-
-@dataclass(frozen=True)
-class Figures:
-    """A group of images. An object matches only one of its own class."""
-
-    group: str
-    images: int
-    ap_mean: dict[str, float]
-    """IoU threshold → AP, mean over images; 1 for an image without true or predicted objects."""
-    ap_pooled: dict[str, float]
-    """IoU threshold → AP over all objects together."""
-    pq: float
-    """Panoptic quality, mean over the classes of things."""
-    count_error: float
-    """Sum of |predicted - true| over images and classes, divided by the number of true objects."""
-    count_bias: float
-    classes: list[ClassFigures]
 
 
 @dataclass(frozen=True)
@@ -73,9 +22,9 @@ class _Compared:
     """What one image contributes."""
 
     image: AnnotatedImage
-    matches: dict[int, Matches]
-    counts: dict[int, tuple[int, int]]
-    pixels: np.ndarray
+    objects: ObjectMatches
+    pixels: NDArray[np.int64]
+    """(256, 256) confusion matrix."""
 
 
 def evaluate(
@@ -178,84 +127,15 @@ def _compare(
     tiles = dataset.read("masks", columns, pc.field("image_id") == image_id).to_pylist()
     semantic, instances = decode_tiles(tiles, height, width)
     guess = Label(semantic, outside_void(instances, truth.semantic))
-    matches, counts = {}, {}
-    for class_id in thing_ids(data.classes):
-        pair = (_of_class(truth, class_id), _of_class(guess, class_id))
-        matches[class_id] = match_objects(*pair)
-        counts[class_id] = (_count(pair[0]), _count(pair[1]))
-    return _Compared(image, matches, counts, confusion(truth.semantic, semantic))
-
-
-def _of_class(label: Label, class_id: int) -> InstanceMap:
-    """The objects of one class; an object's class is that of most of its pixels."""
-    n = int(label.instances.max(initial=0))
-    votes = _votes(label.instances, label.semantic, n)
-    mine = votes.argmax(1) == class_id
-    mine[0] = False
-    return np.where(mine[label.instances], label.instances, 0)
-
-
-def _votes(instances: InstanceMap, semantic: SemanticMap, n: int) -> np.ndarray:
-    keys = instances.ravel().astype(np.int64) * 256 + semantic.ravel()
-    return np.bincount(keys, minlength=(n + 1) * 256).reshape(n + 1, 256)
-
-
-def _count(instances: InstanceMap) -> int:
-    return int((np.bincount(instances.ravel())[1:] > 0).sum())
+    objects = match_labels(truth, guess, thing_ids(data.classes))
+    return _Compared(image, objects, confusion(truth.semantic, semantic))
 
 
 def _figures(group: str, compared: list[_Compared], classes: Classes) -> Figures:
-    things = thing_ids(classes)
-    matrix = np.sum([one.pixels for one in compared], axis=0)
-    per_image = [sum_matches(one.matches.values()) for one in compared]
-    per_class = {
-        class_id: sum_matches(one.matches[class_id] for one in compared) for class_id in things
-    }
-    pairs = [one.counts[class_id] for one in compared for class_id in things]
-    error = count_error([t for t, _ in pairs], [p for _, p in pairs])
-    return Figures(
-        group=group,
-        images=len(compared),
-        ap_mean=_by_threshold(np.mean([one.ap for one in per_image], axis=0)),
-        ap_pooled=_by_threshold(sum_matches(per_image).ap),
-        pq=float(np.mean([m.pq[0] for m in per_class.values()])) if things else float("nan"),
-        count_error=error.absolute,
-        count_bias=error.bias,
-        classes=[
-            _class_figures(spec.id, spec.name, spec.kind, matrix, per_class, compared)
-            for spec in reported(classes)
-        ],
+    return summarize(
+        group,
+        [one.objects for one in compared],
+        np.sum([one.pixels for one in compared], axis=0),
+        classes,
+        thing_ids(classes),
     )
-
-
-def _class_figures(
-    class_id: int,
-    name: str,
-    kind: str,
-    matrix: np.ndarray,
-    per_class: dict[int, Matches],
-    compared: list[_Compared],
-) -> ClassFigures:
-    dice, iou = dice_iou(matrix, class_id)
-    if class_id not in per_class:
-        return ClassFigures(name, kind, dice, iou, None, None, None, None, None, None)
-    pairs = [one.counts[class_id] for one in compared]
-    true, predicted = [t for t, _ in pairs], [p for _, p in pairs]
-    error = count_error(true, predicted)
-    matches = per_class[class_id]
-    return ClassFigures(
-        name=name,
-        kind=kind,
-        dice=dice,
-        iou=iou,
-        pq=float(matches.pq[0]),
-        ap_50=float(matches.ap[0]),
-        n_true=sum(true),
-        n_predicted=sum(predicted),
-        count_error=error.absolute,
-        count_bias=error.bias,
-    )
-
-
-def _by_threshold(values: np.ndarray) -> dict[str, float]:
-    return {f"{t:.1f}": float(v) for t, v in zip(AP_THRESHOLDS, values, strict=True)}

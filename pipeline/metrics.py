@@ -1,6 +1,6 @@
 """How good predictions are: small pure functions over arrays.
 
-Legend: H height, W width, N true objects, M predicted objects, T thresholds, K classes.
+Legend: H height, W width, N true objects, M predicted objects, T thresholds, K classes, R bins.
 """
 
 from collections.abc import Iterable, Sequence
@@ -64,26 +64,45 @@ def iou_matrix(truth: InstanceMap, predicted: InstanceMap) -> csr_array:
     return coo_array((iou, (i, j)), shape).tocsr()
 
 
+def matched_pairs(
+    iou: csr_array, threshold: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """Rows, columns and IoU of as many one-to-one pairs as can reach a threshold."""
+    reach = iou.copy()
+    reach.data = np.where(reach.data >= threshold, reach.data, 0)
+    reach.eliminate_zeros()
+    partner = maximum_bipartite_matching(reach, perm_type="column")
+    pairs = reach.tocoo()
+    matched = partner[pairs.row] == pairs.col
+    return (
+        pairs.row[matched].astype(np.intp),
+        pairs.col[matched].astype(np.intp),
+        pairs.data[matched],
+    )
+
+
+def match_ious(
+    iou: csr_array,
+    n_true: int,
+    n_predicted: int,
+    thresholds: Sequence[float] = AP_THRESHOLDS,
+) -> Matches:
+    """Match objects by the IoU of their pairs; empty rows and columns stand for no object."""
+    reached = [matched_pairs(iou, threshold)[2] for threshold in thresholds]
+    hits = np.array([len(one) for one in reached], np.int64)
+    sums = np.array([float(one.sum()) for one in reached])
+    return Matches(hits, n_predicted - hits, n_true - hits, sums)
+
+
 def match_objects(
     truth: InstanceMap,
     predicted: InstanceMap,
     thresholds: Sequence[float] = AP_THRESHOLDS,
 ) -> Matches:
     """Match objects of two (H, W) maps so that as many pairs as possible reach each threshold."""
-    iou = iou_matrix(truth, predicted)
     n_true = int((np.bincount(truth.ravel())[1:] > 0).sum())
     n_predicted = int((np.bincount(predicted.ravel())[1:] > 0).sum())
-    tp, sums = [], []
-    for threshold in thresholds:
-        reach = iou.copy()
-        reach.data = np.where(reach.data >= threshold, reach.data, 0)
-        reach.eliminate_zeros()
-        partner = maximum_bipartite_matching(reach, perm_type="column")
-        matched = np.flatnonzero(partner >= 0)
-        tp.append(len(matched))
-        sums.append(float(np.sum(reach[matched, partner[matched]])) if len(matched) else 0.0)
-    hits = np.array(tp, np.int64)
-    return Matches(hits, n_predicted - hits, n_true - hits, np.array(sums))
+    return match_ious(iou_matrix(truth, predicted), n_true, n_predicted, thresholds)
 
 
 def outside_void(predicted: InstanceMap, truth: SemanticMap) -> InstanceMap:
@@ -143,3 +162,64 @@ def count_error(true: Sequence[int], predicted: Sequence[int]) -> CountError:
     if total == 0:
         return CountError(float("nan"), float("nan"))
     return CountError(float(np.abs(difference).sum() / total), float(difference.sum() / total))
+
+
+RELIABILITY_BINS = 15
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Stated confidences against how often they were right, in R equal bins from 0 to 1.
+
+    Only sums are kept, so the parts of a data set add up to the figures of the whole.
+    """
+
+    counts: tuple[int, ...] = (0,) * RELIABILITY_BINS
+    confidences: tuple[float, ...] = (0.0,) * RELIABILITY_BINS
+    """Sum of the confidences in each bin."""
+    correct: tuple[int, ...] = (0,) * RELIABILITY_BINS
+    """How many in each bin were right."""
+
+    def __add__(self, other: "Reliability") -> "Reliability":
+        return Reliability(
+            tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)),
+            tuple(a + b for a, b in zip(self.confidences, other.confidences, strict=True)),
+            tuple(a + b for a, b in zip(self.correct, other.correct, strict=True)),
+        )
+
+    @property
+    def total(self) -> int:
+        """How many were judged."""
+        return sum(self.counts)
+
+    @property
+    def error(self) -> float | None:
+        """Expected calibration error (Naeini et al. 2015, AAAI): mean gap of a bin, by its size.
+
+        0 when things said with confidence c are right in a share c of cases; None where there is
+        nothing to judge.
+        """
+        if self.total == 0:
+            return None
+        gaps = np.abs(np.subtract(self.confidences, self.correct))
+        return float(gaps.sum() / self.total)
+
+    @property
+    def gap(self) -> float | None:
+        """Mean confidence less the share that was right: above 0 for overconfidence."""
+        if self.total == 0:
+            return None
+        return (sum(self.confidences) - sum(self.correct)) / self.total
+
+
+def reliability(confidence: NDArray[np.floating], correct: NDArray[np.bool_]) -> Reliability:
+    """The bins of any number of confidences from 0 to 1, and whether each was right."""
+    place = np.minimum((confidence.ravel() * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    sums = (
+        np.bincount(place, weights, RELIABILITY_BINS)
+        for weights in (None, confidence.ravel(), correct.ravel())
+    )
+    counts, confidences, right = sums
+    return Reliability(
+        tuple(counts.tolist()), tuple(confidences.tolist()), tuple(right.astype(int).tolist())
+    )

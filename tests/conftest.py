@@ -85,7 +85,15 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def trained(annotated: str, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+def tracked(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where MLflow keeps what `trained` tells it."""
+    return (tmp_path_factory.mktemp("tracked") / "mlruns").as_uri()
+
+
+@pytest.fixture(scope="session")
+def trained(
+    annotated: str, tracked: str, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> str:
     """A model bundle trained on `annotated`, just long enough to find most objects."""
     from pipeline.config import NetworkSettings, TrainSettings
     from pipeline.distributed.train import train_bundle
@@ -98,8 +106,12 @@ def trained(annotated: str, ray_cluster: None, tmp_path_factory: pytest.TempPath
         crop=96,
         min_steps=25,
         network=NetworkSettings(depth=2, width=8),
+        notes="Trained on synthetic scenes.",
     )
-    train_bundle(settings, lambda report: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", tracked)
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # it would rather have a database
+        train_bundle(settings, lambda report: None)
     return output
 
 

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from pipeline.metrics import AP_THRESHOLDS, confusion, count_error, dice_iou, match_objects
+from pipeline.metrics import (
+    AP_THRESHOLDS,
+    Reliability,
+    confusion,
+    count_error,
+    dice_iou,
+    match_objects,
+    reliability,
+)
 from pipeline.records import VOID
 from pipeline.synthetic import make_scene
 
@@ -66,3 +74,36 @@ def test_count_error_is_relative_and_signed() -> None:
     error = count_error([10, 20, 0], [12, 15, 1])
     assert error.absolute == pytest.approx(8 / 30)
     assert error.bias == pytest.approx(-2 / 30)
+
+
+def test_calibration_of_a_worked_example() -> None:
+    stated = np.array([0.95, 0.95, 0.95, 0.95, 0.15, 0.15])
+    right = np.array([True, True, False, False, False, False])
+    found = reliability(stated, right)
+    # Four said .95 and half were right; two said .15 and none was: (4 x .45 + 2 x .15) / 6
+    assert found.error == pytest.approx((4 * 0.45 + 2 * 0.15) / 6)
+    assert found.gap == pytest.approx(stated.mean() - right.mean())
+
+
+def test_who_keeps_the_stated_odds_is_calibrated() -> None:
+    levels = np.arange(0.05, 1, 0.1)
+    stated = np.repeat(levels, 100)
+    right = np.concatenate([np.arange(100) < round(100 * level) for level in levels])
+    assert reliability(stated, right).error == pytest.approx(0, abs=1e-9)
+    sure = reliability(np.ones(1000), right)
+    assert sure.error == sure.gap == pytest.approx(0.5)  # half of them are right
+    shy = reliability(np.full(100, 0.4), np.ones(100, bool))
+    assert (shy.error, shy.gap) == pytest.approx((0.6, -0.6))
+
+
+def test_calibration_of_parts_adds_up() -> None:
+    rng = np.random.default_rng(0)
+    stated = rng.uniform(size=1000).astype(np.float32)
+    right = rng.uniform(size=1000) < stated**2
+    whole = reliability(stated, right)
+    parts = sum((reliability(stated[i::3], right[i::3]) for i in range(3)), Reliability())
+    assert (parts.counts, parts.correct) == (whole.counts, whole.correct)
+    assert parts.confidences == pytest.approx(whole.confidences)
+    assert parts.error == pytest.approx(whole.error)
+    assert whole.total == 1000
+    assert Reliability().error is None

@@ -12,8 +12,8 @@ from pycocotools import mask as coco_mask
 from jobs import count, overlay, predict
 from pipeline.config import CountSettings, OverlaySettings, PredictSettings
 from pipeline.distributed.backfill import Backfill
+from pipeline.drawing import COLOURS
 from pipeline.errors import BundleError, DataError, DatasetError, SettingsError
-from pipeline.overlay import COLOURS
 from pipeline.synthetic import FORMATS, encode_image, make_scene
 from pipeline.tables.dataset import OutputDataset
 from tests.test_reader import BAD

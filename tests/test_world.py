@@ -193,7 +193,7 @@ def test_a_training_that_gets_no_better_is_not_waited_for(tmp_path: Path) -> Non
     assert training.state.finished
     assert training.state.epoch - 1 <= training.state.best_epoch + 2 + 30 * 0.25
     assert training.state.done < 30 * STEPS // 3
-    assert training.state.best_metrics["score"] == training.state.best_score
+    assert training.state.best_validation.score == training.state.best_score
 
 
 def test_the_average_follows_the_weights() -> None:

@@ -5,17 +5,13 @@ Ray Train gives its driver what workers reported when all is over; a progress ba
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
 
-from pipeline.training.reports import EpochReport, StepReport
-
-Report = StepReport | EpochReport
-"""What a listener is told while training."""
-OnReport = Callable[[Report], None]
+from pipeline.training.reports import OnReport, Report, StepReport
 
 _REPORT_SECONDS = 0.5
 
@@ -64,6 +60,11 @@ def listening(on_report: OnReport, stop: threading.Event) -> Iterator[Any]:
         thread.join()
         for report in ray.get(mailbox.take.remote()):
             on_report(report)
+
+
+def deliver(mailbox: Any, report: Report) -> None:
+    """Puts a report into the mailbox and waits until it is there."""
+    ray.get(mailbox.put.remote(report))
 
 
 class StepReporter:

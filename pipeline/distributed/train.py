@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, cast
@@ -25,7 +26,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline import storage
 from pipeline.config import MethodSettings, TrainSettings
-from pipeline.distributed.mailbox import OnReport, listening
+from pipeline.distributed.mailbox import listening
 from pipeline.distributed.samples import to_table
 from pipeline.distributed.session import (
     Resources,
@@ -42,6 +43,9 @@ from pipeline.labels import AnnotatedData, open_data, read_sample
 from pipeline.models.bundle import BundleSpec, load_spec
 from pipeline.parsing import to_yaml
 from pipeline.records import AnnotatedImage, thing_ids
+from pipeline.training.card import CARD_NAME, CardFacts, Machine, model_card
+from pipeline.training.recorders.group import recording
+from pipeline.training.reports import OnReport, Validation, load_validation
 from pipeline.training.state import load_snapshot
 from pipeline.training.unfinished import (
     checkpoints_uri,
@@ -59,6 +63,7 @@ class TrainResult:
 
     bundle_uri: str
     spec: BundleSpec
+    validation: Validation
     seconds: float
 
 
@@ -95,19 +100,32 @@ def train_bundle(settings: TrainSettings, on_report: OnReport) -> TrainResult:
             raise StoppedError("stopped before the first step")
         run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:4]}"
         mark_unfinished(settings, run, unfinished)
-        with listening(on_report, stop) as mailbox:
-            job = TrainJob(
-                settings=settings,
-                spec=spec,
-                streams={name: s.with_channels(channels) for name, s in streams.items()},
-                threads=max(1, int(resources.largest_node_cpus) // _per_node(most, resources)),
-                started=started,
-                mailbox=mailbox,
-                resume_from=unfinished.uri if unfinished else None,
-            )
-            checkpoint = _run(job, splits, _scaling((fewest, most), resources), run)
-        best = _publish(checkpoint, settings)
-    return TrainResult(settings.output, best, time.time() - began)
+        threads = max(1, int(resources.largest_node_cpus) // _per_node(most, resources))
+        with recording(settings, on_report) as recorders:
+            with listening(recorders, stop) as mailbox:
+                job = TrainJob(
+                    settings=settings,
+                    spec=spec,
+                    streams={name: s.with_channels(channels) for name, s in streams.items()},
+                    threads=threads,
+                    started=started,
+                    mailbox=mailbox,
+                    resume_from=unfinished.uri if unfinished else None,
+                )
+                checkpoint = _run(job, splits, _scaling((fewest, most), resources), run)
+            best = _publish(checkpoint, settings)
+            validation = load_validation(settings.output)
+            seconds = time.time() - began
+            if settings.record.card:
+                machine = Machine(most, threads, resources.cpus, resources.gpus, recorders.device)
+                facts = CardFacts(
+                    best, settings, validation, _sizes(data), machine, seconds, recorders.epochs
+                )
+                text = model_card(facts)
+                storage.write_bytes(storage.join(settings.output, CARD_NAME), text.encode())
+            recorders.done(settings.output)
+            mark_finished(settings)
+    return TrainResult(settings.output, best, validation, seconds)
 
 
 def _check_shares(settings: TrainSettings, workers: int) -> None:
@@ -233,13 +251,17 @@ def _publish(checkpoint: Checkpoint, settings: TrainSettings) -> BundleSpec:
             raise StorageError(f"the last checkpoint of {settings.output} could not be read back")
         if not snapshot.state.finished:
             raise StoppedError(f"stopped after {snapshot.state.progress:.0%} of the training")
-        if not snapshot.state.best_metrics:
+        if not snapshot.state.best_validation:
             raise DataError("the training ended before its first step; give it more time")
         storage.copy_folder(storage.join(folder, BUNDLE), settings.output)
     text = to_yaml(settings)
     storage.write_bytes(storage.join(settings.output, "settings.yaml"), text.encode())
-    mark_finished(settings)
     return load_spec(settings.output)
+
+
+def _sizes(data: AnnotatedData) -> dict[str, int]:
+    """Images of each split."""
+    return dict(Counter(image.split for image in data.images))
 
 
 def _scaling(workers: tuple[int, int], resources: Resources) -> ScalingConfig:

@@ -13,7 +13,7 @@ from ray.train.torch import prepare_model
 
 from pipeline import storage
 from pipeline.config import TrainSettings
-from pipeline.distributed.mailbox import StepReporter
+from pipeline.distributed.mailbox import StepReporter, deliver
 from pipeline.distributed.samples import from_table
 from pipeline.distributed.streaming import StreamedSamples
 from pipeline.methods import build_method
@@ -23,6 +23,7 @@ from pipeline.predicting.engine import pick_device, pick_dtype
 from pipeline.records import Sample
 from pipeline.training.crops import CropSource
 from pipeline.training.loop import SaveDue, Training
+from pipeline.training.reports import save_validation
 from pipeline.training.samples import CachedSamples
 from pipeline.training.state import Snapshot, load_snapshot, save_snapshot
 
@@ -85,7 +86,7 @@ def train_worker(config: dict[str, Any]) -> None:
         if isinstance(event, SaveDue):
             _save(training, spec, event, is_first)
         elif is_first:
-            job.mailbox.put.remote(event)
+            deliver(job.mailbox, event)
 
 
 def _save(training: Training, spec: BundleSpec, event: SaveDue, is_first: bool) -> None:
@@ -98,14 +99,15 @@ def _save(training: Training, spec: BundleSpec, event: SaveDue, is_first: bool) 
         folder = tempfile.mkdtemp(prefix="tessera-")  # Ray Train removes it after the upload
         save_snapshot(training.snapshot(), folder)
         state = training.state
-        if state.finished and training.best:
+        if state.finished and state.best_validation:
             network = build_network(spec)
             network.load_state_dict(training.best)
-            complete = spec.model_copy(update={"metrics": state.best_metrics})
+            complete = spec.model_copy(update={"metrics": state.best_validation.metrics})
             save_bundle(complete, network, storage.join(folder, BUNDLE))
+            save_validation(state.best_validation, storage.join(folder, BUNDLE))
         checkpoint = Checkpoint.from_directory(folder)
     ray.train.report(
-        training.state.best_metrics,
+        {"progress": training.state.progress},
         checkpoint=checkpoint,
         checkpoint_upload_mode=(
             CheckpointUploadMode.SYNC if event.last else CheckpointUploadMode.ASYNC

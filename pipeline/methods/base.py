@@ -10,6 +10,7 @@ computed on the device, cut and joined at region borders, and sent to whoever de
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -35,6 +36,8 @@ class Method(ABC):
     """One way to turn U-Net outputs into classes and objects."""
 
     name: str
+    judged_by: Literal["objects", "pixels"] = "objects"
+    """Whether AP of objects or IoU of pixels tells which of two networks is better."""
 
     def __init__(self, settings: MethodSettings, classes: Classes) -> None:
         self.settings = settings

@@ -26,6 +26,7 @@ class SemanticMethod(Method):
     """One head: a softmax over the classes."""
 
     name = "semantic"
+    judged_by = "pixels"
 
     @property
     def heads(self) -> dict[str, int]:

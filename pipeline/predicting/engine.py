@@ -34,6 +34,12 @@ def pick_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def device_name(device: torch.device, dtype: torch.dtype) -> str:
+    """For people: `NVIDIA H100, bfloat16`."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+    return f"{name}, {str(dtype).removeprefix('torch.')}"
+
+
 class TorchEngine:
     """Runs a network in evaluation mode and keeps the method's maps of its outputs.
 

@@ -23,9 +23,11 @@ from pipeline.collective import rank_and_world
 from pipeline.config import TrainSettings
 from pipeline.methods.base import Method
 from pipeline.models.unet import UNet
+from pipeline.predicting.engine import device_name
 from pipeline.records import Sample
 from pipeline.training.average import WeightAverage
 from pipeline.training.crops import Batch, CropSource
+from pipeline.training.milestones import is_milestone
 from pipeline.training.prefetch import prefetch
 from pipeline.training.reports import EpochReport, StepReport
 from pipeline.training.schedule import Schedule
@@ -174,15 +176,16 @@ class Training:
                 state.training_seconds += time.time() - start
                 state.loss_sum += loss
                 speed = self._pixels(state.done - first) / (time.time() - began)
-                report = StepReport(state.epoch, loss, state.progress, speed)
+                report = StepReport(
+                    state.epoch, state.done, loss, self._rate(), state.progress, speed
+                )
                 self.stop = self.on_step(report) or self.stop
         state.epoch, state.step = state.epoch + 1, 0
 
     def _step(self, parts: list[Batch]) -> float:
         """One optimiser step on a batch that comes in parts; the mean loss over its crops."""
-        rate = self.settings.optimizer.learning_rate * self.schedule.factor(self.state.progress)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self._rate()
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for number, (batch, share) in enumerate(zip(parts, self._shares(), strict=True)):
@@ -197,6 +200,11 @@ class Training:
         self.state.step += 1
         self.average.update(self.state.done)
         return total
+
+    def _rate(self) -> float:
+        """The learning rate at this point of the schedule."""
+        factor = self.schedule.factor(self.state.progress)
+        return self.settings.optimizer.learning_rate * factor
 
     def _loss(self, batch: Batch) -> Tensor:
         images = batch.images.to(self.device, non_blocking=True)
@@ -230,26 +238,31 @@ class Training:
         """Measure the averaged weights and remember them when they are the best so far."""
         began, state = time.time(), self.state
         network = self.average.network
-        metrics = validate(
-            network, self.method, self.validation, self.train.channels, self.settings,
-            self.device, self.dtype,
-        )  # fmt: skip
         steps, seconds = state.done - state.validated, max(state.training_seconds, 1e-9)
         epoch = state.epoch if state.step else state.epoch - 1
+        pictured = is_milestone(epoch) or state.progress >= 1
+        found = validate(
+            network, self.method, self.validation, self.train.channels, self.settings,
+            self.device, self.dtype, with_overlays=self.settings.record.tensorboard and pictured,
+        )  # fmt: skip
         report = EpochReport(
             epoch=epoch,
+            step=state.done,
             loss=state.loss_sum / steps,
-            metrics=metrics,
-            score=metrics["score"],
+            learning_rate=self._rate(),
+            validation=found.validation,
+            overlays=found.overlays,
             seconds=seconds,
+            validation_seconds=time.time() - began,
             pixels_per_second=self._pixels(steps) / seconds,
+            device=device_name(self.device, self.dtype),
         )
         if state.best_score is None or report.score > state.best_score:
             state.best_score, state.best_epoch = report.score, epoch
-            state.best_metrics, self.best = metrics, kept(network.state_dict())
+            state.best_validation, self.best = found.validation, kept(network.state_dict())
         state.validated, state.validated_progress = state.done, state.progress
         state.training_seconds, state.loss_sum = 0.0, 0.0
-        state.validation_seconds = time.time() - began
+        state.validation_seconds = report.validation_seconds
         return report
 
     def _is_impatient(self) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline import storage
 from pipeline.errors import StorageError
+from pipeline.training.reports import Validation
 
 STATE_NAME = "state.json"
 TENSORS_NAME = "state.safetensors"
@@ -35,7 +36,7 @@ class TrainingState(BaseModel):
     first: float | None = Field(None, description="seconds on that clock at the first step")
     best_score: float | None = None
     best_epoch: int = 0
-    best_metrics: dict[str, float] = Field(default_factory=dict)
+    best_validation: Validation | None = None
     validated: int = Field(0, description="steps done at the last validation")
     validated_progress: float = 0.0
     validation_seconds: float = Field(0.0, description="that the last validation took")

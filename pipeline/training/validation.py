@@ -1,19 +1,62 @@
-"""How good a network is on the validation images, each process taking its share of them."""
+"""How good a network is on the validation images, each process taking its share of them.
+
+What each image contributes is gathered in the order of the images, so that the figures are the
+same to the last bit however many processes there are.
+
+Legend: H height, W width, M predicted objects.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pipeline.collective import rank_and_world
 from pipeline.config import RegionSettings, TrainSettings
+from pipeline.drawing import draw, grid, scaled
+from pipeline.figures import ObjectMatches, match_labels, summarize
 from pipeline.methods.base import Method
-from pipeline.metrics import AP_THRESHOLDS, confusion, dice_iou, match_objects, sum_matches
+from pipeline.metrics import Reliability, confusion, reliability
 from pipeline.models.unet import UNet
 from pipeline.predicting.engine import TorchEngine
 from pipeline.predicting.predictor import Predictor
-from pipeline.records import Sample, reported
+from pipeline.records import (
+    VOID,
+    Classes,
+    Label,
+    Maps,
+    Sample,
+    Segmentation,
+    SemanticMap,
+    thing_ids,
+)
+from pipeline.training.reports import Overlay, Validation
 from pipeline.training.world import gather
+
+_OVERLAYS = 6
+_OVERLAY_SIDE = 256
+"""Pixels that each of the three views of an image is scaled to fit."""
+
+
+@dataclass(frozen=True)
+class Validated:
+    """What a validation found."""
+
+    validation: Validation
+    overlays: tuple[Overlay, ...]
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What one image contributes."""
+
+    objects: ObjectMatches
+    scores: NDArray[np.float32]
+    """(M,) of the predicted objects."""
+    pixels: Reliability | None
+    overlay: Overlay | None
 
 
 def validate(
@@ -24,30 +67,84 @@ def validate(
     settings: TrainSettings,
     device: torch.device,
     dtype: torch.dtype,
-) -> dict[str, float]:
-    """Predict the validation images as a job would, and measure; the same in every process.
-
-    AP is without regard to class. `score` is the mean AP where there are things, otherwise the
-    mean IoU over classes.
-    """
+    *,
+    with_overlays: bool = False,
+) -> Validated:
+    """Predict the validation images as a job would, and measure; the same in every process."""
     rank, world = rank_and_world()
     engine = TorchEngine(network, method, device, dtype)
     predictor = Predictor(engine, channels, settings.normalize, RegionSettings())
+    shown = _spread(len(samples)) if with_overlays else set()
     matrix = np.zeros((256, 256), np.int64)
-    found = []
-    for sample in samples[rank::world]:
+    judged = []
+    for index in range(rank, len(samples), world):
+        sample = samples[index]
         (maps,) = predictor.predict([predictor.prepare(sample.pixels)])
-        result = method.decode(maps)
-        matrix += confusion(sample.label.semantic, result.semantic)
-        found.append(match_objects(sample.label.instances, result.instances))
-    parts = gather((matrix, found))
-    matrix = np.sum([part[0] for part in parts], axis=0)
-    matches = [one for part in parts for one in part[1]]
-    ious = [dice_iou(matrix, spec.id)[1] for spec in reported(method.classes)]
-    metrics = {"mean_iou": float(np.nanmean(ious)) if not np.all(np.isnan(ious)) else 0.0}
-    if not any(spec.kind == "thing" for spec in method.classes):
-        return metrics | {"score": metrics["mean_iou"]}
-    ap = np.mean([one.ap for one in matches], axis=0)
-    metrics |= {f"ap_{t:.1f}": float(v) for t, v in zip(AP_THRESHOLDS, ap, strict=True)}
-    metrics["pq"] = float(sum_matches(matches).pq[0])
-    return metrics | {"score": float(ap.mean())}
+        found = method.decode(maps)
+        matrix += confusion(sample.label.semantic, found.semantic)
+        judged.append(_judge(sample, maps, found, method.classes, shown=index in shown))
+    parts = gather((matrix, judged))
+    images = [parts[i % world][1][i // world] for i in range(len(samples))]
+    overlays = tuple(one.overlay for one in images if one.overlay is not None)
+    whole: NDArray[np.int64] = np.sum([part[0] for part in parts], axis=0)
+    return Validated(_measure(images, whole, method), overlays)
+
+
+def _judge(
+    sample: Sample, maps: Maps, found: Segmentation, classes: Classes, *, shown: bool
+) -> _Judged:
+    guess = Label(found.semantic, found.instances)
+    return _Judged(
+        objects=match_labels(sample.label, guess, thing_ids(classes)),
+        scores=found.scores,
+        pixels=_judge_pixels(sample.label.semantic, maps),
+        overlay=_draw(sample, guess, classes) if shown else None,
+    )
+
+
+def _judge_pixels(truth: SemanticMap, maps: Maps) -> Reliability | None:
+    """A method that knows how sure it is of each pixel's class keeps that as `confidence`."""
+    if "confidence" not in maps:
+        return None
+    labelled = truth != VOID
+    confidence = maps["confidence"][labelled].astype(np.float32) / 255
+    return reliability(confidence, maps["class"][labelled] == truth[labelled])
+
+
+def _measure(images: Sequence[_Judged], matrix: NDArray[np.int64], method: Method) -> Validation:
+    objects = [one.objects for one in images]
+    by_objects = method.judged_by == "objects"
+    # Labels of classes alone hold no objects that predicted ones could be held against.
+    annotated = any(true for one in objects for true, _ in one.counts.values())
+    counted = thing_ids(method.classes) if by_objects or annotated else []
+    figures = summarize("val", objects, matrix, method.classes, counted)
+    score = np.mean(list(figures.ap_mean.values())) if by_objects else figures.mean_iou or 0.0
+    pixels = [one.pixels for one in images if one.pixels is not None]
+    return Validation(
+        score=float(score),
+        figures=figures,
+        objects=_object_reliability(images) if counted else None,
+        pixels=sum(pixels, Reliability()) if pixels else None,
+    )
+
+
+def _object_reliability(images: Sequence[_Judged]) -> Reliability:
+    right = [np.isin(np.arange(1, len(one.scores) + 1), one.objects.hits) for one in images]
+    return reliability(np.concatenate([one.scores for one in images]), np.concatenate(right))
+
+
+def _spread(images: int) -> set[int]:
+    """Evenly over the images, the same ones in every epoch."""
+    return set(np.linspace(0, images - 1, min(images, _OVERLAYS)).round().astype(int).tolist())
+
+
+def _draw(sample: Sample, guess: Label, classes: Classes) -> Overlay:
+    pixels, truth = sample.pixels, sample.label
+    scale = _OVERLAY_SIDE / max(pixels.shape[:2])
+    views = [
+        scaled(pixels, scale),
+        draw(pixels, truth.semantic, truth.instances, classes, scale),
+        draw(pixels, guess.semantic, guess.instances, classes, scale),
+    ]
+
+    return Overlay(sample.name, grid(views, len(views)))

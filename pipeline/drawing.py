@@ -1,0 +1,102 @@
+"""Labels drawn over their images, and pictures laid side by side.
+
+Legend: H height, W width.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import NormalizeSettings
+from pipeline.images.normalize import measure_range, normalize
+from pipeline.records import Classes, Pixels, SemanticMap, reported
+
+Picture = NDArray[np.uint8]
+"""(H, W, 3) red, green, blue."""
+
+COLOURS = ((255, 209, 64), (64, 224, 255), (255, 96, 160), (140, 255, 96), (200, 140, 255))
+"""Red, green, blue of the reported classes, in the order of their ids, over and over."""
+WHITE, PAPER = (235, 235, 235), 24
+GAP = 6
+"""Pixels between the cells of a grid."""
+_TINT = 0.25  # of a stuff class's colour over its pixels
+
+
+def to_png(picture: Picture) -> bytes:
+    """The bytes of a PNG file."""
+    return cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def draw(
+    pixels: Pixels,
+    semantic: SemanticMap,
+    instances: NDArray[np.int32],
+    classes: Classes,
+    scale: float,
+) -> Picture:
+    """One image at a scale, stuff tinted and objects outlined in their class's colour."""
+    picture = scaled(pixels, scale)
+    size = (picture.shape[1], picture.shape[0])
+    classmap = cv2.resize(semantic, size, interpolation=cv2.INTER_NEAREST)
+    ids = cv2.resize(instances.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
+    edges = cv2.dilate(ids, np.ones((3, 3), np.uint8)) != ids
+    edges |= (cv2.erode(ids, np.ones((3, 3), np.uint8)) != ids) & (ids > 0)
+    for i, spec in enumerate(reported(classes)):
+        colour, mine = np.array(COLOURS[i % len(COLOURS)]), classmap == spec.id
+        if spec.kind == "stuff":
+            picture[mine] = (1 - _TINT) * picture[mine] + _TINT * colour
+        else:
+            # An outline lies on the object and around it, so that touching ones stay apart.
+            around = cv2.dilate(mine.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+            picture[edges & (mine | around & (ids == 0))] = colour
+    return picture.astype(np.uint8)
+
+
+def scaled(pixels: Pixels, scale: float) -> Picture:
+    """The image alone, as `draw` shows it."""
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    return cv2.resize(visible(pixels), size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def centred(picture: Picture, height: int, width: int) -> Picture:
+    """The picture in the middle of a cell that is at least as large."""
+    cell = np.full((height, width, 3), PAPER, np.uint8)
+    top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
+    cell[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return cell
+
+
+def visible(pixels: Pixels) -> Picture:
+    """(H, W, C) of any type → 8-bit colour, by the same stretch as the network's."""
+    channels = pixels[..., :3] if pixels.shape[-1] >= 3 else np.repeat(pixels[..., :1], 3, axis=-1)
+    values = normalize(channels, measure_range(channels, NormalizeSettings()))
+    return (values.clip(0, 1) * 255).astype(np.uint8)
+
+
+def grid(cells: Sequence[Picture], across: int) -> Picture:
+    """Cells of equal size in rows of so many."""
+    height, width = cells[0].shape[:2]
+    down = -(-len(cells) // across)
+    sheet = np.full((down * (height + GAP) + GAP, across * (width + GAP) + GAP, 3), PAPER, np.uint8)
+    for i, cell in enumerate(cells):
+        y = GAP + (i // across) * (height + GAP)
+        x = GAP + (i % across) * (width + GAP)
+        sheet[y : y + height, x : x + width] = cell
+    return sheet
+
+
+def legend(classes: Classes, width: int) -> Picture:
+    """A strip with the names of the reported classes in their colours."""
+    strip = np.full((28, width, 3), PAPER, np.uint8)
+    x = GAP
+    for i, spec in enumerate(reported(classes)):
+        write(strip, spec.name, x, 19, COLOURS[i % len(COLOURS)])
+        x += 12 * len(spec.name) + 20
+    return strip
+
+
+def write(picture: Picture, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
+    """Text with its left end and baseline at x and y; in place."""
+    cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)

@@ -1,0 +1,172 @@
+"""The figures of predicted labels against true ones: the same in a training and in an evaluation.
+
+An object matches only one of its own class, and an object's class is that of most of its pixels.
+
+Legend: H height, W width, K classes.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.metrics import (
+    AP_THRESHOLDS,
+    CountError,
+    Matches,
+    count_error,
+    dice_iou,
+    iou_matrix,
+    match_ious,
+    matched_pairs,
+    sum_matches,
+)
+from pipeline.records import VOID, Classes, ClassSpec, InstanceMap, Label, SemanticMap, reported
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """One class over all images of a group. None where it never occurs or does not apply."""
+
+    name: str
+    kind: str
+    dice: float | None
+    iou: float | None
+    pq: float | None
+    """At IoU 0.5; None for stuff, whose panoptic quality would be its IoU an image."""
+    ap_50: float | None
+    """Pooled over images."""
+    n_true: int | None
+    n_predicted: int | None
+    count_error: float | None
+    count_bias: float | None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A group of images. Where no objects are counted, their figures are empty or None."""
+
+    group: str
+    images: int
+    ap_mean: dict[str, float]
+    """IoU threshold → AP, mean over images; 1 for an image without true or predicted objects."""
+    ap_pooled: dict[str, float]
+    """IoU threshold → AP over all objects together."""
+    pq: float | None
+    """Panoptic quality, mean over the classes of things."""
+    count_error: float | None
+    """Sum of |predicted - true| over images and classes, divided by the number of true objects."""
+    count_bias: float | None
+    mean_iou: float | None
+    """IoU of pixels, mean over the classes that occur, without background."""
+    classes: tuple[ClassFigures, ...]
+
+
+@dataclass(frozen=True)
+class ObjectMatches:
+    """What the objects of one image contribute."""
+
+    matches: Mapping[int, Matches]
+    """By class."""
+    counts: Mapping[int, tuple[int, int]]
+    """By class: how many are true, how many were predicted."""
+    hits: NDArray[np.int64]
+    """Ids of the predicted objects that have a partner at the lowest threshold."""
+
+
+def match_labels(truth: Label, predicted: Label, class_ids: Iterable[int]) -> ObjectMatches:
+    """Match the objects of one image, those of each class among themselves."""
+    iou = iou_matrix(truth.instances, predicted.instances)
+    true_class = object_classes(truth.instances, truth.semantic)
+    predicted_class = object_classes(predicted.instances, predicted.semantic)
+    matches, counts, hits = {}, {}, [np.zeros(0, np.int64)]
+    for class_id in class_ids:
+        rows = np.flatnonzero(true_class == class_id)
+        columns = np.flatnonzero(predicted_class == class_id)
+        of_class = iou[rows][:, columns]
+        counts[class_id] = (len(rows), len(columns))
+        matches[class_id] = match_ious(of_class, *counts[class_id])
+        hits.append(columns[matched_pairs(of_class, AP_THRESHOLDS[0])[1]].astype(np.int64))
+    return ObjectMatches(matches, counts, np.concatenate(hits))
+
+
+def object_classes(instances: InstanceMap, semantic: SemanticMap) -> NDArray[np.uint8]:
+    """(N + 1,) the class of each id; VOID for 0 and for ids that have no pixel."""
+    n = int(instances.max(initial=0))
+    keys = instances.ravel().astype(np.int64) * 256 + semantic.ravel()
+    votes = np.bincount(keys, minlength=(n + 1) * 256).reshape(n + 1, 256)
+    classes = np.where(votes.any(1), votes.argmax(1), VOID).astype(np.uint8)
+    classes[0] = VOID
+    return classes
+
+
+def summarize(
+    group: str,
+    objects: Sequence[ObjectMatches],
+    pixels: NDArray[np.int64],
+    classes: Classes,
+    counted: Sequence[int],
+) -> Figures:
+    """The figures of a group of images.
+
+    Args:
+        objects: of each image.
+        pixels: (256, 256) confusion matrix over all images.
+        counted: ids of the classes whose objects were matched.
+    """
+    per_image = [sum_matches(one.matches.values()) for one in objects]
+    per_class = {c: sum_matches(one.matches[c] for one in objects) for c in counted}
+    error = _count_error(objects, counted)
+    found = tuple(_of_class(spec, per_class, objects, pixels) for spec in reported(classes))
+    ious = [one.iou for one in found if one.iou is not None]
+    return Figures(
+        group=group,
+        images=len(objects),
+        ap_mean=_by_threshold(np.mean([one.ap for one in per_image], axis=0)) if counted else {},
+        ap_pooled=_by_threshold(sum_matches(per_image).ap) if counted else {},
+        pq=float(np.mean([m.pq[0] for m in per_class.values()])) if counted else None,
+        count_error=_known(error.absolute),
+        count_bias=_known(error.bias),
+        mean_iou=float(np.mean(ious)) if ious else None,
+        classes=found,
+    )
+
+
+def _of_class(
+    spec: ClassSpec,
+    per_class: Mapping[int, Matches],
+    objects: Sequence[ObjectMatches],
+    pixels: NDArray[np.int64],
+) -> ClassFigures:
+    dice, iou = (_known(value) for value in dice_iou(pixels, spec.id))
+    if spec.id not in per_class:
+        return ClassFigures(spec.name, spec.kind, dice, iou, None, None, None, None, None, None)
+    error, matches = _count_error(objects, [spec.id]), per_class[spec.id]
+    return ClassFigures(
+        name=spec.name,
+        kind=spec.kind,
+        dice=dice,
+        iou=iou,
+        pq=float(matches.pq[0]),
+        ap_50=float(matches.ap[0]),
+        n_true=sum(one.counts[spec.id][0] for one in objects),
+        n_predicted=sum(one.counts[spec.id][1] for one in objects),
+        count_error=_known(error.absolute),
+        count_bias=_known(error.bias),
+    )
+
+
+def _count_error(objects: Sequence[ObjectMatches], counted: Sequence[int]) -> CountError:
+    pairs = [one.counts[class_id] for one in objects for class_id in counted]
+    return count_error([true for true, _ in pairs], [guess for _, guess in pairs])
+
+
+def _by_threshold(values: NDArray[np.float64]) -> dict[str, float]:
+    return {f"{t:.1f}": float(v) for t, v in zip(AP_THRESHOLDS, values, strict=True)}
+
+
+def _known(value: float) -> float | None:
+    """JSON has no word for NaN."""
+    return None if math.isnan(value) else value

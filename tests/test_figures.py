@@ -1,0 +1,129 @@
+"""Figures of hand-made labels and predictions, and of a validation on several workers."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings, TrainSettings
+from pipeline.figures import match_labels, object_classes, summarize
+from pipeline.labels.folder import open_folder, read_sample
+from pipeline.methods import build_method
+from pipeline.metrics import confusion
+from pipeline.models.bundle import BundleSpec
+from pipeline.models.weights import build_network
+from pipeline.records import VOID, Label
+from pipeline.synthetic import CLASSES
+from pipeline.training import validation
+from pipeline.training.reports import Validation, load_validation, save_validation
+
+CELL, CRYSTAL = 2, 3
+
+
+def label(semantic: list[int], instances: list[int]) -> Label:
+    """(4, W) of rows that are all alike."""
+    rows = [np.tile(np.array(row), (4, 1)) for row in (semantic, instances)]
+    return Label(rows[0].astype(np.uint8), rows[1].astype(np.int32))
+
+
+TRUTH = label([2] * 4 + [0] * 2 + [3] * 4 + [0] * 2, [1] * 4 + [0] * 2 + [2] * 4 + [0] * 2)
+
+
+def test_an_object_matches_only_its_own_class() -> None:
+    guess = label([2] * 4 + [0] * 2 + [2] * 4 + [0] * 2, [5] * 4 + [0] * 2 + [7] * 4 + [0] * 2)
+    found = match_labels(TRUTH, guess, [CELL, CRYSTAL])
+    assert found.counts == {CELL: (1, 2), CRYSTAL: (1, 0)}
+    assert found.hits.tolist() == [5]
+    pixels = confusion(TRUTH.semantic, guess.semantic)
+    figures = summarize("val", [found], pixels, CLASSES, [CELL, CRYSTAL])
+    assert set(figures.ap_mean.values()) == {1 / 3}  # one right, one too many, one missed
+    assert figures.pq == pytest.approx((1 / 1.5 + 0) / 2)
+    assert (figures.count_error, figures.count_bias) == (1, 0)
+    tissue, cell, crystal = figures.classes
+    assert (tissue.iou, tissue.ap_50) == (None, None)  # it occurs nowhere
+    assert (cell.iou, cell.dice, cell.n_predicted) == (pytest.approx(0.5), pytest.approx(2 / 3), 2)
+    assert (crystal.iou, crystal.ap_50, crystal.count_error) == (0, 0, 1)
+    assert figures.mean_iou == pytest.approx(0.25)
+
+
+def test_an_object_is_of_the_class_of_most_of_its_pixels() -> None:
+    semantic = np.array([[2, 2, 3, 3, 3, 0]], np.uint8)
+    instances = np.array([[1, 1, 1, 4, 4, 0]], np.int32)
+    assert object_classes(instances, semantic).tolist() == [VOID, 2, VOID, VOID, 3]
+
+
+@pytest.mark.parametrize("name", ["instance", "semantic"])
+def test_validation_is_the_same_on_any_number_of_workers(
+    annotated: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    data = open_folder(annotated, 0.2)
+    samples = [read_sample(image, data.classes, data.void) for image in data.images][:7]
+    torch.manual_seed(0)
+    spec = BundleSpec(
+        network=NetworkSettings(depth=1, width=4),
+        channels=3,
+        classes=CLASSES,
+        method=MethodSettings(name=name),
+        normalize=NormalizeSettings(),
+    )
+    method, network = build_method(spec.method, CLASSES), build_network(spec)
+    place = threading.local()
+    parts: dict[int, object] = {}
+
+    def run(rank: int, world: int, barrier: threading.Barrier) -> validation.Validated:
+        """A process of several, played by a thread."""
+        place.value, place.barrier = (rank, world), barrier
+        return validation.validate(
+            network,
+            method,
+            samples,
+            3,
+            TrainSettings(data="d", output="o"),
+            torch.device("cpu"),
+            torch.float32,
+            with_overlays=True,
+        )
+
+    def gather(part: object) -> list[object]:
+        rank, world = place.value
+        parts[rank] = part
+        place.barrier.wait(60)
+        return [parts[i] for i in range(world)]
+
+    monkeypatch.setattr(validation, "rank_and_world", lambda: place.value)
+    monkeypatch.setattr(validation, "gather", gather)
+    alone = run(0, 1, threading.Barrier(1))
+    together: dict[int, validation.Validated] = {}
+    barrier = threading.Barrier(3)
+    threads = [
+        threading.Thread(target=lambda r=r: together.update({r: run(r, 3, barrier)}))
+        for r in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one in together.values():
+        assert one.validation == alone.validation
+        assert [o.name for o in one.overlays] == [o.name for o in alone.overlays]
+    assert len(together) == 3
+    _check(alone.validation, name)
+    assert len(alone.overlays) == 6
+    assert all(o.picture.shape[1] > 2 * o.picture.shape[0] for o in alone.overlays)
+    save_validation(alone.validation, str(tmp_path))
+    assert load_validation(str(tmp_path)) == alone.validation
+
+
+def _check(found: Validation, name: str) -> None:
+    assert found.figures.images == 7
+    if name == "instance":
+        assert found.score == pytest.approx(np.mean(list(found.figures.ap_mean.values())))
+        assert found.pixels is None
+    else:
+        assert found.score == found.figures.mean_iou
+        assert found.pixels is not None
+        assert found.pixels.total > 7 * 96 * 96
+    predicted = sum(c.n_predicted or 0 for c in found.figures.classes)
+    assert found.objects is not None
+    assert found.objects.total == predicted
