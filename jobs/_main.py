@@ -57,6 +57,7 @@ def _config_path(flags: Sequence[str]) -> str | None:
     return None
 
 
-def _fail(line: str, code: int) -> int:
-    print(f"error: {line}", file=sys.stderr)
+def _fail(message: str, code: int) -> int:
+    for line in message.splitlines() or [message]:
+        print(f"error: {line}", file=sys.stderr)
     return code

@@ -4,6 +4,7 @@
     ├── SettingsError        a setting, flag or settings file is wrong; a job exits 2
     ├── StorageError         a file or an object store did not answer as asked
     ├── DataError            annotated images that cannot be trained on or evaluated with
+    │   └── DataProblems     several things wrong with them, a line each
     ├── BundleError          a model bundle that is missing, damaged or unsafe
     ├── DatasetError         an output dataset that cannot be read or may not be written
     └── RejectError          one input image that cannot be processed: becomes a reject row
@@ -26,6 +27,21 @@ class StorageError(TesseraError):
 
 class DataError(TesseraError):
     """Annotated data is missing, inconsistent or unreadable."""
+
+
+class DataProblems(DataError):
+    """Annotated data has problems: one line each.
+
+    Attributes:
+        problems: the lines.
+    """
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__(problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 class BundleError(TesseraError):

@@ -23,8 +23,8 @@ Picture = NDArray[np.uint8]
 COLOURS = ((255, 209, 64), (64, 224, 255), (255, 96, 160), (140, 255, 96), (200, 140, 255))
 """Red, green, blue of the reported classes, in the order of their ids, over and over."""
 _TINT = 0.25  # of a stuff class's colour over its pixels
-_CAPTION, _GAP = 22, 6  # pixels
-_WHITE, _PAPER = (235, 235, 235), 24
+CAPTION, GAP = 22, 6  # pixels
+WHITE, PAPER = (235, 235, 235), 24
 
 
 def draw_sheet(dataset: OutputDataset, images: int, side: int) -> Picture:
@@ -41,8 +41,8 @@ def draw_sheet(dataset: OutputDataset, images: int, side: int) -> Picture:
     picks = np.unique(np.linspace(0, table.num_rows - 1, images).round().astype(int))
     cells = [_cell(dataset, row, side) for row in table.take(picks).to_pylist()]
     across = int(np.ceil(np.sqrt(len(cells))))
-    sheet = _grid(cells, across)
-    return np.vstack([sheet, _legend(dataset.classes, sheet.shape[1])])
+    sheet = grid(cells, across)
+    return np.vstack([sheet, legend(dataset.classes, sheet.shape[1])])
 
 
 def to_png(picture: Picture) -> bytes:
@@ -90,35 +90,40 @@ def _cell(dataset: OutputDataset, row: dict[str, object], side: int) -> Picture:
     semantic, instances = decode_tiles(tiles, height, width)
     scale = side / max(height, width)
     picture = draw(pixels, semantic, instances, dataset.classes, scale)
-    cell = np.full((side + _CAPTION, side, 3), _PAPER, np.uint8)
+    return frame(picture, side, f"{storage.name_of(uri)}: {row['n_objects']} objects")
+
+
+def frame(picture: Picture, side: int, caption: str) -> Picture:
+    """A picture of at most `side` pixels in the middle of a square cell, a caption below it."""
+    cell = np.full((side + CAPTION, side, 3), PAPER, np.uint8)
     top, left = (side - picture.shape[0]) // 2, (side - picture.shape[1]) // 2
     cell[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-    text = f"{storage.name_of(uri)}: {row['n_objects']} objects"
-    _write(cell, text, 4, side + 15, _WHITE)
+    write_text(cell, caption, 4, side + 15, WHITE)
     return cell
 
 
-def _grid(cells: list[Picture], across: int) -> Picture:
+def grid(cells: list[Picture], across: int) -> Picture:
+    """Cells of one size, side by side and below each other."""
     height, width = cells[0].shape[:2]
     down = -(-len(cells) // across)
-    sheet = np.full(
-        (down * (height + _GAP) + _GAP, across * (width + _GAP) + _GAP, 3), _PAPER, np.uint8
-    )
+    sheet = np.full((down * (height + GAP) + GAP, across * (width + GAP) + GAP, 3), PAPER, np.uint8)
     for i, cell in enumerate(cells):
-        y = _GAP + (i // across) * (height + _GAP)
-        x = _GAP + (i % across) * (width + _GAP)
+        y = GAP + (i // across) * (height + GAP)
+        x = GAP + (i % across) * (width + GAP)
         sheet[y : y + height, x : x + width] = cell
     return sheet
 
 
-def _legend(classes: Classes, width: int) -> Picture:
-    strip = np.full((28, width, 3), _PAPER, np.uint8)
-    x = _GAP
+def legend(classes: Classes, width: int) -> Picture:
+    """A strip with the reported classes' names in their colours."""
+    strip = np.full((28, width, 3), PAPER, np.uint8)
+    x = GAP
     for i, spec in enumerate(reported(classes)):
-        _write(strip, spec.name, x, 19, COLOURS[i % len(COLOURS)])
+        write_text(strip, spec.name, x, 19, COLOURS[i % len(COLOURS)])
         x += 12 * len(spec.name) + 20
     return strip
 
 
-def _write(picture: Picture, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
+def write_text(picture: Picture, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:
+    """Draw small letters in place, their lower left corner at (x, y)."""
     cv2.putText(picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)

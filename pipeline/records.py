@@ -90,11 +90,39 @@ class Reject:
 
 
 @dataclass(frozen=True)
+class ObjectMask:
+    """One object as it was annotated, with the pixels that it shares with others."""
+
+    id: int
+    """In ``Label.instances``, where it is drawn but for what others cover."""
+    class_id: int
+    box: Box
+    bits: bytes = field(repr=False)
+    """The mask over the box, row by row, eight pixels a byte (`numpy.packbits`)."""
+
+    @classmethod
+    def pack(cls, id: int, class_id: int, box: Box, mask: NDArray[np.bool_]) -> "ObjectMask":
+        """From the (H, W) mask over the box."""
+        return cls(id, class_id, box, np.packbits(mask).tobytes())
+
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W) over the box."""
+        height, width = self.box.y1 - self.box.y0, self.box.x1 - self.box.x0
+        flat = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=height * width)
+        return flat.reshape(height, width).astype(bool)
+
+
+@dataclass(frozen=True)
 class Label:
-    """The ground truth of one image: (H, W) maps of equal size."""
+    """The ground truth of one image: (H, W) maps of equal size.
+
+    Where objects overlap, the maps show the one that has fewer pixels.
+    """
 
     semantic: SemanticMap
     instances: InstanceMap
+    objects: tuple[ObjectMask, ...] = ()
+    """Every object whole, in the order of ids; empty where no two objects overlap."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +136,23 @@ class AnnotatedImage:
     semantic_uri: str | None
     attributes: dict[str, str]
     """Further columns of the data set's manifest."""
+    format: str = "folder"
+    """The annotation format, a key of `pipeline.labels.FORMATS`."""
+    annotation: str = field(default="", repr=False)
+    """JSON of what the format knows of this image beside the URIs."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with one part of an annotated data set; as text, one line."""
+
+    where: str
+    """A URI, or a file and a place in it."""
+    what: str
+    """What is wrong, as the rest of a sentence that begins with `where`."""
+
+    def __str__(self) -> str:
+        return " ".join(f"{self.where} {self.what}".split())
 
 
 @dataclass(frozen=True)

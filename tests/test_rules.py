@@ -12,8 +12,8 @@ FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("jobs/*.py")])
 # Each room imports only from the rooms before it.
 ROOMS = [
     "errors", "records", "config", "parsing", "storage", "metrics", "methods", "models", "images",
-    "tables", "labels", "synthetic", "plan", "counting", "evaluation", "overlay", "predicting",
-    "training", "distributed",
+    "tables", "labels", "synthetic", "plan", "counting", "evaluation", "overlay", "survey",
+    "predicting", "training", "distributed",
 ]  # fmt: skip
 
 

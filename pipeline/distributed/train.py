@@ -2,11 +2,10 @@
 
 import tempfile
 import time
-from dataclasses import asdict, dataclass
-from functools import partial
-from typing import Any, cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-import pyarrow as pa
 import ray
 import ray.data
 import ray.train
@@ -16,28 +15,30 @@ from ray.train import Checkpoint, CheckpointConfig, DataConfig, RunConfig, Scali
 from ray.train.torch import TorchTrainer, prepare_model
 
 from pipeline import storage
-from pipeline.config import MethodSettings, TrainSettings
+from pipeline.config import ConfiguredSettings, TrainSettings
 from pipeline.distributed.mailbox import OnReport, listening, throttled
-from pipeline.distributed.samples import from_table, to_table
+from pipeline.distributed.samples import from_table
 from pipeline.distributed.session import (
     Resources,
     check_fits,
-    data_context,
     ray_session,
     unwrapped_errors,
 )
-from pipeline.errors import DataError, SettingsError
-from pipeline.labels.folder import AnnotatedData, open_folder, read_sample
+from pipeline.distributed.survey import Survey, read_images, summarise
+from pipeline.errors import DataError
+from pipeline.labels.folder import AnnotatedData, open_folder
 from pipeline.methods import build_method
 from pipeline.models.bundle import BundleSpec, load_spec
 from pipeline.models.weights import build_network, save_bundle
 from pipeline.parsing import to_yaml
 from pipeline.predicting.engine import pick_device, pick_dtype
-from pipeline.records import AnnotatedImage, Sample, thing_ids
+from pipeline.records import Sample
+from pipeline.survey.configure import Configuration, decide_method
 from pipeline.training.crops import CropSource
 from pipeline.training.loop import fit
 
-_READ_TOGETHER = 8  # images a task; small, so that progress shows and memory stays low
+OnConfigured = Callable[[Survey, Configuration], None]
+"""Is told what the images say and what was chosen from it."""
 
 
 @dataclass(frozen=True)
@@ -53,37 +54,50 @@ class TrainResult:
 class _Job:
     """What a worker needs, beside the data."""
 
-    settings: TrainSettings
+    settings: ConfiguredSettings
     spec: BundleSpec
     threads: int
     started: float
     mailbox: Any
 
 
-def train_bundle(settings: TrainSettings, on_report: OnReport) -> TrainResult:
+def train_bundle(
+    settings: TrainSettings,
+    on_report: OnReport,
+    on_configured: OnConfigured = lambda survey, configuration: None,
+) -> TrainResult:
     """Train on annotated images and write the best model of all epochs to the output.
 
+    Args:
+        settings: as the user gave them; what they leave open is chosen from the data.
+        on_report: is told how the training goes.
+        on_configured: is told what was found and chosen, before any worker starts.
+
     Raises:
-        TesseraError: the data or the settings can't be used.
+        DataProblems: the data can't be trained on; one line a problem.
+        TesseraError: the settings can't be used.
     """
     started = time.time()
     data = open_folder(settings.data, settings.val_fraction)
-    method = decide_method(settings.method, data)
+    decide_method(settings.method, data)  # before any image is read
     with ray_session() as resources, unwrapped_errors():
         workers = settings.workers or resources.gpus or resources.nodes
         check_fits(workers, resources)
-        splits = {split: _read(data, split) for split in ("train", "val")}
-        channels = settings.channels or max(cast(int, ds.max("channels")) for ds in splits.values())
+        splits, found = _read(data, settings.channels)
+        found.findings.check()
+        configuration = found.configure(settings, workers, resources)
+        on_configured(found, configuration)
+        configured = configuration.settings
         spec = BundleSpec(
-            network=settings.network,
-            channels=channels,
+            network=configured.network,
+            channels=configured.channels,
             classes=data.classes,
-            method=method,
-            normalize=settings.normalize,
+            method=configured.method,
+            normalize=configured.normalize,
         )
         with listening(on_report) as mailbox:
             checkpoint = _run(
-                settings,
+                configured,
                 spec,
                 splits,
                 _scaling(workers, resources),
@@ -91,64 +105,33 @@ def train_bundle(settings: TrainSettings, on_report: OnReport) -> TrainResult:
                 started,
                 mailbox,
             )
-        best = _publish(checkpoint, settings)
+        best = _publish(checkpoint, configured)
     return TrainResult(settings.output, best, time.time() - started)
 
 
-def decide_method(settings: MethodSettings, data: AnnotatedData) -> MethodSettings:
-    """The method that the labels call for where the settings leave it open.
-
-    Raises:
-        SettingsError: the settings ask for what the labels don't hold.
-    """
-    things = thing_ids(data.classes)
-    if settings.name == "instance" and not (data.has_instances and things):
-        raise SettingsError(
-            f"setting method.name: instance needs labels/ and a class of kind thing in {data.uri}"
+def _read(
+    data: AnnotatedData, channels: int | None
+) -> tuple[dict[str, MaterializedDataset[Any]], Survey]:
+    """The decoded images of each split, in the object store that all workers share; and what
+    they say, measured in the same pass."""
+    images = {split: data.split(split) for split in ("train", "val")}
+    decoded: dict[str, MaterializedDataset[Any]] = {
+        split: read_images(data, members, keep_pixels=True).materialize()
+        for split, members in images.items()
+        if members
+    }
+    facts = [
+        table
+        for split in decoded.values()
+        for table in split.select_columns(["facts", "problem"]).iter_batches(
+            batch_size=None, batch_format="pyarrow"
         )
-    weights = settings.class_weights
-    if weights is not None and len(weights) != len(data.classes):
-        raise SettingsError(
-            f"setting method.class_weights takes {len(data.classes)} weights, one a class of "
-            f"{data.uri}, not {len(weights)}"
-        )
-    if settings.name != "auto":
-        return settings
-    name = "instance" if data.has_instances and things else "semantic"
-    return settings.model_copy(update={"name": name})
-
-
-def _read(data: AnnotatedData, split: str) -> MaterializedDataset[Any]:
-    """The decoded images of a split, in the object store that all workers share."""
-    images = data.split(split)
-    if not images:
-        raise DataError(f"{data.uri} has no image of the split {split}")
-    data_context()
-    items = [{"image": asdict(image)} for image in images]
-    decoded: MaterializedDataset[Any] = (
-        ray.data.from_items(items, override_num_blocks=-(-len(items) // _READ_TOGETHER))
-        .map_batches(
-            partial(_read_samples, classes=data.classes, void=data.void),
-            batch_size=_READ_TOGETHER,
-            batch_format="pyarrow",
-        )
-        .materialize()
-    )
-    return decoded
-
-
-def _read_samples(batch: pa.Table, classes: Any, void: int) -> pa.Table:
-    images = [_annotated(item) for item in batch["image"].to_pylist()]
-    return to_table([read_sample(image, classes, void) for image in images])
-
-
-def _annotated(item: dict[str, Any]) -> AnnotatedImage:
-    # Where it lies is all that reading needs; an empty mapping is not a type that Arrow knows.
-    return AnnotatedImage(**{**item, "attributes": {}})
+    ]
+    return decoded, summarise(data, [*images["train"], *images["val"]], facts, channels)
 
 
 def _run(
-    settings: TrainSettings,
+    settings: ConfiguredSettings,
     spec: BundleSpec,
     splits: dict[str, MaterializedDataset[Any]],
     scaling: ScalingConfig,
@@ -232,7 +215,7 @@ def _samples(split: str) -> list[Sample]:
     )
 
 
-def _publish(checkpoint: Checkpoint, settings: TrainSettings) -> BundleSpec:
+def _publish(checkpoint: Checkpoint, settings: ConfiguredSettings) -> BundleSpec:
     """The best checkpoint becomes the bundle, with the settings as run beside it."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.to_directory(folder)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import TrainSettings
+from pipeline.config import ConfiguredSettings
 from pipeline.methods.base import Method
 from pipeline.models.unet import UNet
 from pipeline.records import Sample
@@ -28,7 +28,7 @@ def fit(
     method: Method,
     train: CropSource,
     validation: Sequence[Sample],
-    settings: TrainSettings,
+    settings: ConfiguredSettings,
     *,
     device: torch.device,
     dtype: torch.dtype,
@@ -90,7 +90,7 @@ def _step(
     method: Method,
     batch: Batch,
     optimizer: torch.optim.Optimizer,
-    settings: TrainSettings,
+    settings: ConfiguredSettings,
     device: torch.device,
     dtype: torch.dtype,
 ) -> float:
@@ -106,5 +106,5 @@ def _step(
     return float(loss.detach())
 
 
-def _pixels(steps: int, settings: TrainSettings) -> int:
+def _pixels(steps: int, settings: ConfiguredSettings) -> int:
     return steps * settings.batch_size * settings.crop**2
