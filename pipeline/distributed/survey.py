@@ -18,10 +18,11 @@ from pipeline.distributed.session import Resources, data_context
 from pipeline.errors import TesseraError
 from pipeline.labels.folder import AnnotatedData, read_sample
 from pipeline.records import AnnotatedImage, Classes, Problem, Sample
-from pipeline.survey.configure import Configuration, Hardware, configure
+from pipeline.survey.configure import Configuration, configure
 from pipeline.survey.facts import ImageFacts, measure_image
 from pipeline.survey.fingerprint import DataFingerprint
 from pipeline.survey.problems import Findings, find_problems
+from pipeline.survey.rules import Hardware
 
 _READ_TOGETHER = 8  # images a task; small, so that progress shows and memory stays low
 
@@ -50,7 +51,8 @@ _FACTS = pa.struct(
         ("decoded_bytes", pa.int64()),
     ]
 )
-_SURVEY = (pa.field("facts", _FACTS), pa.field("problem", pa.string()))
+_PROBLEM = pa.struct([("where", pa.string()), ("what", pa.string())])
+_SURVEY = (pa.field("facts", _FACTS), pa.field("problem", _PROBLEM))
 _SCHEMA = pa.schema([*samples.SCHEMA, *_SURVEY])
 
 
@@ -136,7 +138,7 @@ def summarise(
     facts, problems = [], []
     for table in tables:
         facts += [_to_facts(row) for row in table["facts"].to_pylist() if row is not None]
-        problems += [_to_problem(line) for line in table["problem"].to_pylist() if line is not None]
+        problems += [Problem(**row) for row in table["problem"].to_pylist() if row is not None]
     facts.sort(key=lambda one: (one.split, one.name))
     problems.sort(key=str)
     splits = [image.split for image in images]
@@ -152,7 +154,7 @@ def _read(batch: pa.Table, classes: Classes, void: int, keep_pixels: bool) -> pa
         try:
             sample = read_sample(image, classes, void)
         except TesseraError as error:
-            problems.append({"name": image.name, "problem": str(error)})
+            problems.append({"name": image.name, "problem": asdict(_problem(image, str(error)))})
             continue
         facts.append(asdict(measure_image(sample, image.split, classes)))
         good.append(sample)
@@ -160,7 +162,7 @@ def _read(batch: pa.Table, classes: Classes, void: int, keep_pixels: bool) -> pa
     if not keep_pixels:
         kept = pa.Table.from_pylist([{"name": one.name} for one in good], samples.SCHEMA)
     kept = kept.append_column(_SURVEY[0], pa.array(facts, _FACTS))
-    kept = kept.append_column(_SURVEY[1], pa.nulls(len(good), pa.string()))
+    kept = kept.append_column(_SURVEY[1], pa.nulls(len(good), _PROBLEM))
     return pa.concat_tables([kept, pa.Table.from_pylist(problems, _SCHEMA)])
 
 
@@ -177,6 +179,9 @@ def _as_tuple(value: Any) -> Any:
     return tuple(_as_tuple(item) for item in value) if isinstance(value, list) else value
 
 
-def _to_problem(line: str) -> Problem:
-    where, _, what = line.partition(" ")
-    return Problem(where, what)
+def _problem(image: AnnotatedImage, line: str) -> Problem:
+    """A line that begins with one of the image's files is about that file."""
+    for uri in (image.image_uri, image.instances_uri, image.semantic_uri):
+        if uri and line.startswith(f"{uri} "):
+            return Problem(uri, line.removeprefix(f"{uri} "))
+    return Problem(f"{image.name}:", line)

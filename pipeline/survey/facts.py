@@ -17,11 +17,12 @@ from pipeline.survey.tally import diameter_bins
 LEVELS = (1.0, 50.0, 99.8)
 """Percentiles of the gray values that are kept."""
 CELL_SIDES = (64, 128, 256, 512)
-"""Windows that an image is cut into, to see how often one of that size holds a class."""
+"""Windows that an image is cut into, to see how often one of about that size holds a class."""
 
 _COLOUR = 0.02  # mean difference between channels, as a share of the range, from which it is colour
 _CONTRAST = 0.05  # of objects against their surroundings, as a share of the range
-_SAMPLED = 500_000  # pixels that percentiles and colour are measured on
+_SAMPLED = 100_000  # pixels that percentiles and colour are measured on
+_BLOCK = 32  # pixels a side of what the windows are made of
 
 
 @dataclass(frozen=True)
@@ -233,21 +234,31 @@ def _measure_cells(
     index: NDArray[np.uint8], classes: Classes
 ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...], tuple[int, ...]]:
     """For each side: windows in all, windows with each class, windows with a thing."""
-    height, width = index.shape
     k = len(classes)
     things = [i for i, spec in enumerate(classes) if spec.kind == "thing"]
+    blocks = _classes_in_blocks(index, k)
     totals, with_class, with_thing = [], [], []
     for side in CELL_SIDES:
-        down, across = max(1, round(height / side)), max(1, round(width / side))
-        rows = np.arange(height) * down // height * across
-        cell = rows[:, None] + (np.arange(width) * across // width)[None]
-        keys = cell * (k + 1) + index
-        held = np.bincount(keys.ravel(), minlength=down * across * (k + 1)) > 0
-        held = held.reshape(down * across, k + 1)
+        down, across = (max(1, round(n / side)) for n in index.shape)
+        rows = np.arange(blocks.shape[0]) * down // blocks.shape[0]
+        columns = np.arange(blocks.shape[1]) * across // blocks.shape[1]
+        held = np.zeros((down, across, k), bool)
+        np.logical_or.at(held, (rows[:, None], columns[None]), blocks)
         totals.append(down * across)
-        with_class.append(tuple(held[:, :k].sum(0).tolist()))
-        with_thing.append(int(held[:, things].any(1).sum()))
+        with_class.append(tuple(held.sum((0, 1)).tolist()))
+        with_thing.append(int(held[..., things].any(-1).sum()))
     return tuple(totals), tuple(with_class), tuple(with_thing)
+
+
+def _classes_in_blocks(index: NDArray[np.uint8], k: int) -> NDArray[np.bool_]:
+    """(rows, columns, K) whether a block of about `_BLOCK` pixels a side holds each class."""
+    height, width = index.shape
+    down, across = -(-height // _BLOCK), -(-width // _BLOCK)
+    rows = (np.arange(height) * down // height * (across * (k + 1))).astype(np.int32)
+    columns = (np.arange(width) * across // width * (k + 1)).astype(np.int32)
+    keys = rows[:, None] + columns[None] + index
+    held = np.bincount(keys.ravel(), minlength=down * across * (k + 1)) > 0
+    return held.reshape(down, across, k + 1)[..., :k]
 
 
 def _content(pixels: Pixels) -> str:

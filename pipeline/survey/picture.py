@@ -18,15 +18,17 @@ from pipeline.survey.tally import BINS_PER_OCTAVE, bin_edge
 
 SIDE = 320  # pixels of a cell
 _LEAST_SCALE = 0.5  # a larger image is shown by a part: its objects would be too small to see
+_CAPTION_LETTERS = 42  # that fit below a cell
 _MUTED, _INK = (130, 130, 130), (120, 190, 255)
 
 
 @dataclass(frozen=True)
 class Pick:
-    """An image worth showing, and why."""
+    """An image worth showing."""
 
     facts: ImageFacts
     why: str
+    """Empty for one that stands for the rest."""
 
 
 def pick_images(facts: Sequence[ImageFacts], classes: Classes, count: int) -> list[Pick]:
@@ -47,7 +49,7 @@ def pick_images(facts: Sequence[ImageFacts], classes: Classes, count: int) -> li
     )
     for place in rarest_first:
         add(f"most {classes[place].name}", lambda one, p=place: _share(one, p))  # type: ignore[misc]
-    add("most objects touch", lambda one: one.touching)
+    add("most touch", lambda one: one.touching)
     add("most crowded", lambda one: one.objects / (one.height * one.width))
     add("dark objects", lambda one: -one.contrast if one.polarity == "dark" else 0)
     add("bright objects", lambda one: one.contrast if one.polarity == "bright" else 0)
@@ -56,7 +58,7 @@ def pick_images(facts: Sequence[ImageFacts], classes: Classes, count: int) -> li
     shown = {id(pick.facts) for pick in picks}
     others = [one for one in facts if id(one) not in shown]
     places = np.linspace(0, len(others) - 1, min(count - len(picks), len(others)))
-    return picks + [Pick(others[i], "any") for i in places.round().astype(int)]
+    return picks + [Pick(others[i], "") for i in places.round().astype(int)]
 
 
 def draw_survey(
@@ -88,10 +90,11 @@ def _cell(pick: Pick, sample: Sample, classes: Classes) -> Picture:
     pixels, semantic = sample.pixels[window], sample.label.semantic[window]
     scale = SIDE / max(semantic.shape)
     picture = draw(pixels, semantic, sample.label.instances[window], classes, scale)
-    what = f"{pick.facts.objects} objects, " if pick.facts.objects else ""
-    why = "" if pick.why == "any" else f", {pick.why}"
-    name = pick.facts.name if len(pick.facts.name) <= 16 else pick.facts.name[:15] + ".."
-    return frame(picture, SIDE, f"{name}: {what}{pick.facts.split}{why}")
+    n = pick.facts.objects
+    what = f", {n} object{'s' if n != 1 else ''}" if n else ""
+    why = f", {pick.why}" if pick.why else ""
+    name = pick.facts.name if len(pick.facts.name) <= 10 else pick.facts.name[:8] + ".."
+    return frame(picture, SIDE, f"{name} ({pick.facts.split}){what}{why}"[:_CAPTION_LETTERS])
 
 
 def busiest_window(label: Label, side: int) -> Box:
@@ -114,7 +117,7 @@ def _diameters(found: DataFingerprint) -> Picture:
     panel = _panel(f"{bins.sum():,} objects by diameter (pixels)")
     if not bins.any():
         return panel
-    filled = np.flatnonzero(bins)
+    filled: list[int] = np.flatnonzero(bins).tolist()
     first = filled[0] // BINS_PER_OCTAVE * BINS_PER_OCTAVE
     last = (filled[-1] // BINS_PER_OCTAVE + 1) * BINS_PER_OCTAVE
     step = (SIDE - 20) / (last - first)
@@ -135,20 +138,20 @@ def _class_shares(found: DataFingerprint) -> Picture:
     whole = found.whole
     shares = [n / max(whole.labelled_pixels, 1) for n in whole.class_pixels]
     colours = {s.id: COLOURS[i % len(COLOURS)] for i, s in enumerate(reported(found.classes))}
-    height = min(26, (SIDE - 50) // len(shares))
+    height = min(32, (SIDE - 50) // len(shares))
     for i, (spec, share) in enumerate(zip(found.classes, shares, strict=True)):
         y = 36 + i * height
         right = 10 + round((SIDE - 20) * math.sqrt(share))
         colour = colours.get(spec.id, _MUTED)
-        cv2.rectangle(panel, (10, y), (right, y + max(2, height - 16)), colour, -1)
-        if height >= 16:
-            write_text(panel, f"{spec.name} {share:.2%}", 10, y + height - 2, WHITE)
+        cv2.rectangle(panel, (10, y), (right, y + max(2, height - 22)), colour, -1)
+        if height >= 24:
+            write_text(panel, f"{spec.name} {share:.2%}", 10, y + height - 8, WHITE)
     return panel
 
 
 def _levels(facts: Sequence[ImageFacts]) -> Picture:
     """A line an image from its dark to its bright end, in the order of medians."""
-    panel = _panel("gray values of each image: dark end, median, bright end")
+    panel = _panel("gray of each image: dark, median, bright")
     if not facts:
         return panel
     levels = np.array(sorted((one.levels for one in facts), key=lambda level: level[1]))
