@@ -93,10 +93,10 @@ def survey(
         channels: that the network is to take, where a setting says so.
         on_progress: called with how many images are done, of how many.
     """
-    rows = read_images(data, data.images, keep_pixels=False)
+    rows = read_images(data, data.images, keep_pixels=False) if data.images else None
     parts: list[pa.Table] = []
     done = 0
-    for table in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+    for table in rows.iter_batches(batch_size=None, batch_format="pyarrow") if rows else ():
         parts.append(table)
         done += len(table)
         on_progress(done, len(data.images))
