@@ -126,24 +126,35 @@ class AugmentSettings(Section):
     flip: bool = Field(True, description="mirror and turn by right angles")
     scale: float = Field(1.4, ge=1, le=4, description="zoom by up to this factor, in or out")
     rotate: bool = Field(True, description="turn by any angle")
+    elastic: float = Field(
+        2.0, ge=0, le=50, description="standard deviation in pixels of smooth random displacements"
+    )
     intensity: float = Field(
         0.3, ge=0, le=1, description="strength of contrast, brightness and gamma changes"
     )
+    stain: float = Field(
+        0.15, ge=0, le=1, description="strength of changes to the dyes of colour images"
+    )
+    gray_share: float = Field(0.1, ge=0, le=1, description="share of colour crops turned gray")
+    invert_share: float = Field(
+        0.05, ge=0, le=1, description="share of crops with dark and bright exchanged"
+    )
+    blur: float = Field(1.5, gt=0, le=4, description="largest standard deviation in pixels of blur")
+    blur_share: float = Field(0.15, ge=0, le=1, description="share of crops that are blurred")
     noise: float = Field(0.05, ge=0, le=1, description="largest standard deviation of added noise")
 
 
 class SamplingSettings(Section):
-    """Where training crops are taken, beside anywhere in an image."""
+    """Which crops are seen, beside an even pass over all images."""
 
     rare_class: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="share of the crops centred on a pixel of a class, each class as often as any "
-        f"other; {_CHOSEN}",
+        description=f"share of the crops that show a class drawn evenly from all; {_CHOSEN}",
     )
     objects: float | None = Field(
-        None, ge=0, le=1, description=f"share of the crops centred on an object; {_CHOSEN}"
+        None, ge=0, le=1, description=f"share of the crops that show an object; {_CHOSEN}"
     )
 
     @model_validator(mode="after")
@@ -190,8 +201,8 @@ class TrainSettings(JobSettings):
     method: MethodSettings = MethodSettings()
     network: NetworkSettings = NetworkSettings()
     normalize: NormalizeSettings = NormalizeSettings()
-    sampling: SamplingSettings = SamplingSettings()
     augment: AugmentSettings = AugmentSettings()
+    sampling: SamplingSettings = SamplingSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     channels: int | None = Field(None, ge=1, description=f"input channels; {_CHOSEN}")
     crop: int | None = Field(

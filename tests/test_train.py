@@ -6,71 +6,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from jobs import evaluate, predict, train
 from pipeline.config import (
-    AugmentSettings,
     EvaluateSettings,
     MethodSettings,
     NetworkSettings,
-    NormalizeSettings,
     PredictSettings,
     TrainSettings,
 )
 from pipeline.errors import DataError
 from pipeline.evaluation import evaluate as measure
-from pipeline.labels.folder import open_folder, read_sample
-from pipeline.methods import build_method
+from pipeline.labels.folder import open_folder
 from pipeline.models.bundle import load_spec
-from pipeline.synthetic import CLASSES, write_annotated
+from pipeline.synthetic import write_annotated
 from pipeline.tables.dataset import OutputDataset
-from pipeline.training.crops import CropSource
 from pipeline.training.schedule import Schedule
 
 SMALL = NetworkSettings(depth=2, width=8)
-
-
-def source(annotated: str, **augment: object) -> CropSource:
-    data = open_folder(annotated, 0.2)
-    return CropSource(
-        [read_sample(image, data.classes, data.void) for image in data.split("train")],
-        build_method(MethodSettings(name="instance"), CLASSES),
-        channels=3,
-        crop=64,
-        augment=AugmentSettings(**augment),
-        normalization=NormalizeSettings(),
-        seed=3,
-    )
-
-
-@pytest.mark.parametrize("world", [2, 4])
-def test_crops_are_the_same_however_many_workers(annotated: str, world: int) -> None:
-    crops = source(annotated)
-    whole = list(crops.batches(epoch=2, steps=3, batch_size=4, rank=0, world=1))
-    parts = [list(crops.batches(2, 3, 4, rank, world)) for rank in range(world)]
-    for step, batch in enumerate(whole):
-        for rank in range(world):
-            assert torch.equal(batch.images[rank::world], parts[rank][step].images)
-            for name, target in batch.targets.items():
-                assert torch.equal(target[rank::world], parts[rank][step].targets[name])
-    other = next(crops.batches(3, 1, 4, 0, 1))
-    assert not torch.equal(other.images, whole[0].images)
-
-
-def test_every_image_is_seen_in_an_epoch(annotated: str) -> None:
-    crops = source(annotated)
-    assert set(crops.order(1, len(crops))) == set(range(len(crops.samples)))
-    assert len(crops.order(1, 3 * len(crops) + 1)) == 3 * len(crops) + 1
-
-
-def test_labels_move_with_their_pixels(annotated: str) -> None:
-    """Crystals are the brightest things: under any geometry their label lies on them."""
-    crops = source(annotated, intensity=0, noise=0)
-    for batch in crops.batches(1, 5, 4, 0, 1):
-        gray, semantic = batch.images.mean(1), batch.targets["semantic"]
-        crystal, tissue = gray[semantic == 3], gray[semantic == 1]
-        assert crystal.mean() > tissue.mean() + 0.3
 
 
 def test_the_learning_rate_is_annealed_to_the_end_of_the_time() -> None:

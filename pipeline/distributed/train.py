@@ -36,6 +36,7 @@ from pipeline.records import Sample
 from pipeline.survey.configure import Configuration, decide_method
 from pipeline.training.crops import CropSource
 from pipeline.training.loop import fit
+from pipeline.training.samples import CachedSamples
 
 OnConfigured = Callable[[Survey, Configuration], None]
 """Is told what the images say and what was chosen from it."""
@@ -169,13 +170,14 @@ def _train_worker(config: dict[str, Any]) -> None:
     method = build_method(spec.method, spec.classes)
     network = build_network(spec)
     source = CropSource(
-        _samples("train"),
+        CachedSamples(_samples("train"), spec.channels, settings.normalize),
         method,
         channels=spec.channels,
         crop=settings.crop,
         augment=settings.augment,
-        normalization=settings.normalize,
+        sampling=settings.sampling,
         seed=settings.seed,
+        device=device,
     )
     is_first = ray.train.get_context().get_world_rank() == 0
     reports = fit(

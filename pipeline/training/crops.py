@@ -1,29 +1,36 @@
 """Annotated images → batches of augmented crops.
 
 Every crop is a function of (seed, epoch, position) alone, so that it doesn't matter which worker
-makes it. Geometry is applied to image and label together, and a method makes its targets from the
-label after that.
+makes it, nor with which others. Windows are cut from the images on the CPU; geometry and
+intensities change on the training device, a batch at a time; a method makes its targets from the
+labels after that.
 
-Legend: B batch, H height, W width, C channels.
+Legend: B batch, H height, W width, C channels, S side of the crop.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config import AugmentSettings, NormalizeSettings
-from pipeline.images.normalize import IntensityRange, match_channels, measure_range, normalize
+from pipeline.config import AugmentSettings, SamplingSettings
+from pipeline.images.normalize import IntensityRange, match_channels
 from pipeline.methods.base import Method
-from pipeline.records import Label, Sample
-
-A = TypeVar("A", bound=np.generic)
+from pipeline.records import VOID, Label, Pixels, Sample
+from pipeline.training.geometry import (
+    Geometry,
+    cut_window,
+    draw_geometry,
+    sample_linear,
+    sample_nearest,
+    sampling_grid,
+)
+from pipeline.training.intensity import change_intensity, draw_intensity
+from pipeline.training.samples import SampleSource
 
 
 @dataclass(frozen=True)
@@ -31,167 +38,215 @@ class Batch:
     """What one training step sees."""
 
     images: Tensor
-    """(B, C, H, W) float32, channels last in memory."""
+    """(B, C, S, S) float32, channels last in memory."""
     targets: dict[str, Tensor]
-    """name → (B, H, W)."""
+    """name → (B, S, S)."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Which crop of a training: all that is random in it follows from this and the seed."""
+
+    epoch: int
+    position: int
+    """In the order of the epoch's crops, of all workers together."""
+    focus: int | None = None
+    """A class that the crop has to show, or `ANY_OBJECT`."""
+
+
+ANY_OBJECT = VOID
+"""The focus on an object of whichever class."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The part of an image that a crop looks at."""
+
+    pick: Pick
+    pixels: Pixels
+    label: Label
+    geometry: Geometry
+    """Into the window."""
+    bounds: IntensityRange
+    """Of the whole image."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Cuts from an image the window that a pick needs; small, so that it can be sent about."""
+
+    crop: int
+    augment: AugmentSettings
+    seed: int
+
+    def __call__(self, sample: Sample, bounds: IntensityRange, pick: Pick) -> Window:
+        height, width = sample.pixels.shape[:2]
+        rng = np.random.default_rng((self.seed, pick.epoch, pick.position))
+        focus = _draw_focus(sample.label, pick.focus, rng)
+        drawn = draw_geometry(height, width, self.crop, self.augment, rng, focus)
+        box, geometry = cut_window(height, width, self.crop, drawn)
+        label = Label(sample.label.semantic[box], sample.label.instances[box])
+        return Window(pick, sample.pixels[box], label, geometry, bounds)
 
 
 class CropSource:
-    """Crops of a list of annotated images, in an order and with changes drawn from the seed."""
+    """Crops of annotated images, in an order and with changes drawn from the seed."""
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: SampleSource,
         method: Method,
         *,
         channels: int,
         crop: int,
         augment: AugmentSettings,
-        normalization: NormalizeSettings,
+        sampling: SamplingSettings,
         seed: int,
+        device: torch.device,
     ) -> None:
-        self.samples = [
-            (s, measure_range(match_channels(s.pixels, channels), normalization)) for s in samples
-        ]
+        self.samples = samples
         self.method = method
         self.channels = channels
         self.crop = crop
         self.augment = augment
+        self.sampling = sampling
         self.seed = seed
+        self.device = device
         # Large images give more crops, but not in proportion to their area: an image counts once
         # in the figures, and its neighbourhoods resemble each other.
-        self.shares = [
-            max(1, round(math.sqrt(s.pixels.shape[0] * s.pixels.shape[1]) / crop)) for s in samples
-        ]
+        self.shares = [max(1, round(math.sqrt(h * w) / crop)) for h, w in samples.sizes]
 
     def __len__(self) -> int:
         """Crops in one pass over the images."""
         return sum(self.shares)
 
-    def order(self, epoch: int, length: int) -> NDArray[np.int64]:
-        """(length,) which image each crop of an epoch comes from."""
+    def order(self, epoch: int, length: int) -> list[tuple[int, Pick]]:
+        """Which image each crop of an epoch comes from, and what it has to show."""
         rng = np.random.default_rng((self.seed, epoch))
-        once = np.repeat(np.arange(len(self.samples)), self.shares)
+        once = np.repeat(np.arange(len(self.shares)), self.shares)
         passes = math.ceil(length / len(once))
-        return np.concatenate([rng.permutation(once) for _ in range(passes)])[:length]
+        images = np.concatenate([rng.permutation(once) for _ in range(passes)])[:length]
+        rare, objects = self.sampling.rare_class or 0.0, self.sampling.objects or 0.0
+        places = self._places_of_classes() if rare else {}
+        picks = []
+        for position, (image, chance) in enumerate(zip(images, rng.random(length), strict=True)):
+            index, focus = int(image), None
+            if chance < rare and places:
+                focus = int(rng.choice(list(places)))
+                index = int(rng.choice(places[focus]))
+            elif rare <= chance < rare + objects:
+                focus = ANY_OBJECT
+            picks.append((index, Pick(epoch, position, focus)))
+        return picks
 
     def batches(
-        self, epoch: int, steps: int, batch_size: int, rank: int, world: int
+        self,
+        epoch: int,
+        steps: int,
+        batch_size: int,
+        rank: int,
+        world: int,
+        *,
+        first: int = 0,
+        parts: int = 1,
     ) -> Iterator[Batch]:
-        """This worker's share, ``rank::world``, of each of the epoch's global batches."""
+        """This worker's share, ``rank::world``, of each part of the epoch's global batches.
+
+        Args:
+            first: the step to begin with.
+            parts: each global batch comes in so many parts, one after the other.
+        """
         order = self.order(epoch, steps * batch_size)
-        for step in range(steps):
-            positions = range(step * batch_size, (step + 1) * batch_size)[rank::world]
-            yield self._batch([(epoch, p, int(order[p])) for p in positions])
+        groups = [
+            part[rank::world].tolist()
+            for step in range(first, steps)
+            for part in np.array_split(np.arange(step * batch_size, (step + 1) * batch_size), parts)
+        ]
+        picks = (order[position] for group in groups for position in group)
+        windows = self.samples.stream(picks, Cut(self.crop, self.augment, self.seed))
+        for group in groups:
+            yield self._batch([next(windows) for _ in group])
 
-    def _batch(self, picks: list[tuple[int, int, int]]) -> Batch:
-        images, targets = [], []
-        for epoch, position, index in picks:
-            rng = np.random.default_rng((self.seed, epoch, position))
-            pixels, label = self._crop(*self.samples[index], rng)
-            images.append(pixels)
-            targets.append(self.method.targets(label))
-        stacked = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    def _places_of_classes(self) -> dict[int, NDArray[np.int64]]:
+        """Class id → the images that show it, for the classes that any image shows."""
+        counts = np.stack(self.samples.class_pixels) > 0
+        ids = [spec.id for spec in self.method.classes]
+        return {i: np.flatnonzero(counts[:, i]) for i in ids if counts[:, i].any()}
+
+    def _batch(self, windows: list[Window]) -> Batch:
+        # A stream of its own: the geometry was drawn where the window was cut.
+        changes = [
+            draw_intensity(
+                self.channels,
+                window.pixels.shape[-1] == 3,
+                self.augment,
+                np.random.default_rng((self.seed, window.pick.epoch, window.pick.position, 1)),
+            )
+            for window in windows
+        ]
+        sizes = [window.label.semantic.shape for window in windows]
+        grid = sampling_grid([w.geometry for w in windows], sizes, self.crop, self.device)
+        pixels = sample_linear(self._stack_pixels(windows), grid)
+        labels = sample_nearest(_stack_labels(windows).to(self.device), grid).cpu().numpy()
+        images = change_intensity(self._normalize(pixels, windows), changes)
         return Batch(
-            images=stacked,  # (B, H, W, C) memory seen as (B, C, H, W): channels last for free
-            targets={
-                name: torch.from_numpy(np.stack([target[name] for target in targets]))
-                for name in targets[0]
-            },
+            images=images.contiguous(memory_format=torch.channels_last),
+            targets=self._targets(labels),
         )
 
-    def _crop(
-        self, sample: Sample, bounds: IntensityRange, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], Label]:
-        height, width = sample.pixels.shape[:2]
-        matrix = _draw_geometry(height, width, self.crop, self.augment, rng)
-        window, matrix = _cut_window(height, width, self.crop, matrix)
-        pixels = _warp(sample.pixels[window], matrix, self.crop, cv2.INTER_LINEAR)
-        values = normalize(match_channels(pixels, self.channels), bounds)
-        label = Label(
-            semantic=_warp(sample.label.semantic[window], matrix, self.crop, cv2.INTER_NEAREST),
-            # OpenCV has no warp of 32-bit integers; float32 holds ids up to 2^24 exactly.
-            instances=_warp(
-                sample.label.instances[window].astype(np.float32),
-                matrix,
-                self.crop,
-                cv2.INTER_NEAREST,
-            ).astype(np.int32),
+    def _stack_pixels(self, windows: list[Window]) -> Tensor:
+        """(B, C, H, W) as in the files, of the largest window's size; the others end sooner."""
+        height, width = (max(w.pixels.shape[axis] for w in windows) for axis in (0, 1))
+        stacked = torch.zeros(len(windows), self.channels, height, width)
+        for plane, window in zip(stacked, windows, strict=True):
+            h, w = window.pixels.shape[:2]
+            pixels = match_channels(window.pixels, self.channels).astype(np.float32)
+            plane[:, :h, :w] = torch.from_numpy(pixels).movedim(-1, 0)
+        return stacked.to(self.device)
+
+    def _normalize(self, pixels: Tensor, windows: list[Window]) -> Tensor:
+        """As `images.normalize.normalize`, a batch at a time."""
+        low, high = (
+            torch.from_numpy(np.stack([getattr(w.bounds, end) for w in windows]))
+            .to(self.device)
+            .view(len(windows), self.channels, 1, 1)
+            for end in ("low", "high")
         )
-        return _change_intensity(values, self.augment, rng), label
+        span = high - low
+        values = (pixels - low) * torch.where(span > 0, 1 / span, 0)
+        return values.nan_to_num(0.0, 3.0, -1.0).clamp(-1, 3)
+
+    def _targets(self, labels: NDArray[np.int32]) -> dict[str, Tensor]:
+        found = [self.method.targets(Label(one[0].astype(np.uint8), one[1])) for one in labels]
+        return {
+            name: torch.from_numpy(np.stack([one[name] for one in found])).to(self.device)
+            for name in found[0]
+        }
 
 
-def _draw_geometry(
-    height: int, width: int, crop: int, settings: AugmentSettings, rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """(2, 3) affine map from the crop's (x, y, 1) to the image's (x, y)."""
-    zoom = settings.scale ** rng.uniform(-1, 1)
-    turn = rng.uniform(0, 2 * math.pi) if settings.rotate else 0.0
-    mirror = 1.0
-    if settings.flip:
-        turn += math.pi / 2 * rng.integers(4)
-        mirror = rng.choice([-1.0, 1.0])
-    cos, sin = math.cos(turn) * zoom, math.sin(turn) * zoom
-    linear = np.array([[cos * mirror, -sin], [sin * mirror, cos]])
-    margins = [min(crop, size) / 2 for size in (width, height)]
-    centre = (
-        np.array(
-            [
-                rng.uniform(margins[0], width - margins[0]),
-                rng.uniform(margins[1], height - margins[1]),
-            ]
-        )
-        - 0.5
-    )
-    offset = centre - linear @ np.full(2, (crop - 1) / 2)
-    return np.column_stack([linear, offset])
+def _stack_labels(windows: list[Window]) -> Tensor:
+    """(B, 2, H, W) int32: classes and instances."""
+    height, width = (max(w.label.semantic.shape[axis] for w in windows) for axis in (0, 1))
+    stacked = torch.zeros(len(windows), 2, height, width, dtype=torch.int32)
+    for plane, window in zip(stacked, windows, strict=True):
+        h, w = window.label.semantic.shape
+        plane[0, :h, :w] = torch.from_numpy(window.label.semantic.astype(np.int32))
+        plane[1, :h, :w] = torch.from_numpy(window.label.instances.astype(np.int32))
+    return stacked
 
 
-def _cut_window(
-    height: int, width: int, crop: int, matrix: NDArray[np.float64]
-) -> tuple[tuple[slice, slice], NDArray[np.float64]]:
-    """The part of the image that the crop looks at, and the map into that part."""
-    corners = np.array([[x, y, 1] for x in (0, crop - 1) for y in (0, crop - 1)]) @ matrix.T
-    low = np.floor(corners.min(0)).astype(int) - 1
-    high = np.ceil(corners.max(0)).astype(int) + 2
-    x0, y0 = np.clip(low, 0, (width - 1, height - 1))
-    x1, y1 = np.clip(high, (x0 + 1, y0 + 1), (width, height))
-    shifted = matrix - np.array([[0, 0, x0], [0, 0, y0]])
-    return (slice(y0, y1), slice(x0, x1)), shifted
-
-
-def _warp(
-    image: NDArray[A], matrix: NDArray[np.float64], crop: int, interpolation: int
-) -> NDArray[A]:
-    """(crop, crop, ...) of an image of any type; outside it, the image is mirrored."""
-    source = image if image.dtype in _WARPABLE else image.astype(np.float32)
-    warped: NDArray[Any] = cv2.warpAffine(
-        np.ascontiguousarray(source),
-        matrix,
-        (crop, crop),
-        flags=interpolation | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REFLECT_101,
-    )
-    return warped.reshape(crop, crop, *image.shape[2:]).astype(image.dtype, copy=False)
-
-
-def _change_intensity(
-    values: NDArray[np.float32], settings: AugmentSettings, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Contrast, brightness, gamma and noise on normalised (H, W, C) values."""
-    strength = settings.intensity
-    if strength > 0:
-        gamma = math.exp(strength * rng.uniform(-1, 1))
-        values = np.sign(values) * np.abs(values) ** np.float32(gamma)
-        contrast = math.exp(strength * rng.uniform(-1, 1))
-        jitter = rng.uniform(-1, 1, values.shape[-1:]).astype(np.float32)
-        tint = np.float32(contrast) * (1 + np.float32(0.3 * strength) * jitter)
-        shift = 0.5 * strength * rng.uniform(-1, 1)
-        values = values * tint + np.float32(shift)
-    if settings.noise > 0:
-        deviation = np.float32(settings.noise * rng.uniform())
-        values = values + deviation * rng.standard_normal(values.shape, np.float32)
-    return values
-
-
-_WARPABLE = (np.uint8, np.uint16, np.int16, np.float32, np.float64)
+def _draw_focus(
+    label: Label, focus: int | None, rng: np.random.Generator
+) -> tuple[int, int] | None:
+    """A random pixel (y, x) of the class, or of a random object; none where there is none."""
+    if focus is None:
+        return None
+    if focus == ANY_OBJECT:
+        ids = np.flatnonzero(np.bincount(label.instances.ravel())[1:]) + 1
+        found = np.flatnonzero(label.instances == rng.choice(ids)) if len(ids) else ids
+    else:
+        found = np.flatnonzero(label.semantic == focus)
+    if not len(found):
+        return None
+    y, x = divmod(int(rng.choice(found)), label.instances.shape[1])
+    return y, x

@@ -1,0 +1,159 @@
+"""Crops: the same whoever makes them, label and image together, and what they show."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import AugmentSettings, MethodSettings, NormalizeSettings, SamplingSettings
+from pipeline.labels.folder import open_folder, read_sample
+from pipeline.methods import build_method
+from pipeline.records import Label, Sample
+from pipeline.synthetic import CLASSES
+from pipeline.training.crops import CropSource
+from pipeline.training.geometry import (
+    cut_window,
+    draw_geometry,
+    sample_linear,
+    sample_nearest,
+    sampling_grid,
+)
+from pipeline.training.intensity import change_intensity, draw_intensity
+from pipeline.training.samples import CachedSamples
+
+
+def source(
+    annotated: str, sampling: SamplingSettings | None = None, **augment: object
+) -> CropSource:
+    data = open_folder(annotated, 0.2)
+    samples = [read_sample(image, data.classes, data.void) for image in data.split("train")]
+    return CropSource(
+        CachedSamples(samples, 3, NormalizeSettings()),
+        build_method(MethodSettings(name="instance"), CLASSES),
+        channels=3,
+        crop=64,
+        augment=AugmentSettings(**augment),
+        sampling=sampling or SamplingSettings(),
+        seed=3,
+        device=torch.device("cpu"),
+    )
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_crops_are_the_same_however_many_workers(annotated: str, world: int) -> None:
+    crops = source(annotated)
+    whole = list(crops.batches(epoch=2, steps=3, batch_size=4, rank=0, world=1))
+    parts = [list(crops.batches(2, 3, 4, rank, world)) for rank in range(world)]
+    for step, batch in enumerate(whole):
+        for rank in range(world):
+            assert torch.allclose(batch.images[rank::world], parts[rank][step].images, atol=1e-3)
+            for name, target in batch.targets.items():
+                assert torch.equal(target[rank::world], parts[rank][step].targets[name])
+    for part, batch in enumerate(crops.batches(2, 3, 5, 1, 2, first=1, parts=2)):
+        step, rest = divmod(part, 2)
+        whole_step = list(crops.batches(2, 3, 5, 0, 1))[1 + step].images
+        expected = whole_step[3:][1::2] if rest else whole_step[:3][1::2]
+        assert torch.allclose(batch.images, expected, atol=1e-3)
+    other = next(crops.batches(3, 1, 4, 0, 1))
+    assert not torch.equal(other.images, whole[0].images)
+
+
+def test_every_image_is_seen_in_an_epoch(annotated: str) -> None:
+    crops = source(annotated)
+    assert {image for image, _ in crops.order(1, len(crops))} == set(range(len(crops.shares)))
+    assert len(crops.order(1, 3 * len(crops) + 1)) == 3 * len(crops) + 1
+
+
+def test_a_rare_class_is_shown_as_often_as_asked(annotated: str) -> None:
+    shown = {}
+    for share in (0.0, 1.0):
+        crops = source(annotated, SamplingSettings(rare_class=share))
+        batches = crops.batches(1, 10, 4, 0, 1)
+        shown[share] = np.mean([(b.targets["semantic"] == 3).float().mean() for b in batches])
+        wanted = [pick.focus for _, pick in crops.order(1, 400)]
+        assert wanted.count(3) == pytest.approx(100 * share, abs=30)  # one class of four
+    assert shown[1.0] > shown[0.0]
+
+
+def test_crops_show_an_object_when_asked() -> None:
+    """One small object in a large image."""
+    semantic = np.zeros((600, 900), np.uint8)
+    semantic[500:505, 30:36] = 2
+    pixels = np.zeros((600, 900, 1), np.uint8)
+    sample = Sample("one", pixels, Label(semantic, (semantic > 0).astype(np.int32)))
+    seen = {}
+    for share in (0.0, 1.0):
+        crops = CropSource(
+            CachedSamples([sample], 3, NormalizeSettings()),
+            build_method(MethodSettings(name="instance"), CLASSES),
+            channels=3,
+            crop=64,
+            augment=AugmentSettings(),
+            sampling=SamplingSettings(objects=share),
+            seed=0,
+            device=torch.device("cpu"),
+        )
+        shows = [b.targets["semantic"] == 2 for b in crops.batches(1, 10, 4, 0, 1)]
+        seen[share] = sum(int(one.flatten(1).any(1).sum()) for one in shows)
+    assert seen[1.0] >= 38  # of 40; a displacement may push it over the rim
+    assert seen[0.0] < 15
+
+
+def test_labels_move_with_their_pixels(annotated: str) -> None:
+    """Crystals are the brightest things: under any geometry their label lies on them."""
+    crops = source(annotated, intensity=0, noise=0, invert_share=0, stain=0)
+    for batch in crops.batches(1, 5, 4, 0, 1):
+        gray, semantic = batch.images.mean(1), batch.targets["semantic"]
+        crystal, tissue = gray[semantic == 3], gray[semantic == 1]
+        assert crystal.mean() > tissue.mean() + 0.3
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (20, 90), (1, 1), (300, 200)])
+def test_without_changes_a_crop_is_a_piece_of_its_image(shape: tuple[int, int]) -> None:
+    """Mirrored about its border where the image ends."""
+    rng = np.random.default_rng(0)
+    height, width = shape
+    pixels = rng.integers(0, 256, (height, width), np.uint8)
+    settings = AugmentSettings(flip=False, rotate=False, scale=1, elastic=0)
+    drawn = draw_geometry(height, width, 64, settings, rng)
+    drawn = replace(drawn, matrix=np.rint(drawn.matrix))
+    box, inside = cut_window(height, width, 64, drawn)
+    window = torch.from_numpy(pixels[box].astype(np.float32))[None, None]
+    grid = sampling_grid([inside], [(window.shape[2], window.shape[3])], 64, torch.device("cpu"))
+    x0, y0 = drawn.matrix[:, 2].astype(int)
+    rows, columns = mirrored(y0, height), mirrored(x0, width)
+    expected = pixels[np.ix_(rows, columns)]
+    assert np.array_equal(sample_nearest(window, grid)[0, 0].numpy(), expected)
+    assert np.allclose(sample_linear(window, grid)[0, 0].numpy(), expected, atol=0.1)
+
+
+def mirrored(start: int, size: int) -> np.ndarray:
+    period = max(2 * (size - 1), 1)
+    folded = np.abs(np.arange(start, start + 64)) % period
+    return np.minimum(np.minimum(folded, np.abs(period - folded)), size - 1)
+
+
+def test_stain_changes_touch_colour_only() -> None:
+    settings = AugmentSettings(intensity=0, noise=0, gray_share=0, invert_share=0, blur_share=0)
+    purple = torch.tensor([0.6, 0.4, 0.7]).view(1, 3, 1, 1).expand(2, 3, 8, 8).contiguous()
+    changes = [
+        draw_intensity(3, colour, settings, np.random.default_rng(1)) for colour in (True, False)
+    ]
+    changed = change_intensity(purple.clone(), changes)
+    assert (changed[0] - purple[0]).abs().max() > 0.01
+    assert torch.equal(changed[1], purple[1])
+
+
+def test_blur_keeps_the_mean_and_inversion_exchanges_dark_and_bright() -> None:
+    off = AugmentSettings(intensity=0, noise=0, gray_share=0, stain=0, blur_share=0, invert_share=0)
+    rng = np.random.default_rng(0)
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    blurring = off.model_copy(update={"blur_share": 1.0})
+    smooth = change_intensity(image, [draw_intensity(3, True, blurring, rng)])
+    assert smooth.mean() == pytest.approx(float(image.mean()), abs=0.01)
+    assert smooth.std() < 0.8 * image.std()
+    inverting = off.model_copy(update={"invert_share": 1.0})
+    inverted = change_intensity(image, [draw_intensity(3, True, inverting, rng)])
+    assert torch.allclose(inverted, 1 - image)
+    assert torch.equal(change_intensity(image, [draw_intensity(3, True, off, rng)]), image)
