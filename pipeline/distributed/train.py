@@ -113,8 +113,10 @@ def train_bundle(
 def _read(
     data: AnnotatedData, channels: int | None
 ) -> tuple[dict[str, MaterializedDataset[Any]], Survey]:
-    """The decoded images of each split, in the object store that all workers share; and what
-    they say, measured in the same pass."""
+    """The decoded images of each split, in the object store that all workers share.
+
+    And what they say, measured in the same pass.
+    """
     images = {split: data.split(split) for split in ("train", "val")}
     decoded: dict[str, MaterializedDataset[Any]] = {
         split: read_images(data, members, keep_pixels=True).materialize()

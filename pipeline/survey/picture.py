@@ -18,7 +18,7 @@ from pipeline.survey.tally import BINS_PER_OCTAVE, bin_edge
 
 SIDE = 320  # pixels of a cell
 _LEAST_SCALE = 0.5  # a larger image is shown by a part: its objects would be too small to see
-_CAPTION_LETTERS = 42  # that fit below a cell
+_CAPTION_LETTERS = 50  # that fit below a cell
 _MUTED, _INK = (130, 130, 130), (120, 190, 255)
 
 
@@ -151,18 +151,22 @@ def _class_shares(found: DataFingerprint) -> Picture:
 
 def _levels(facts: Sequence[ImageFacts]) -> Picture:
     """A line an image from its dark to its bright end, in the order of medians."""
-    panel = _panel("gray of each image: dark, median, bright")
-    if not facts:
-        return panel
-    levels = np.array(sorted((one.levels for one in facts), key=lambda level: level[1]))
-    most = max(float(levels.max()), 1e-12)
-    xs = np.linspace(10, SIDE - 11, len(levels)).round().astype(int)
-    ys = SIDE - 30 - (levels.clip(0) / most * (SIDE - 70)).round().astype(int)
-    for x, (dark, middle, bright) in zip(xs.tolist(), ys.tolist(), strict=True):
-        cv2.line(panel, (x, dark), (x, bright), (70, 100, 130), 1)
-        cv2.circle(panel, (x, middle), 1, WHITE, -1)
-    write_text(panel, f"0 to {most:.4g}", 10, SIDE - 12, _MUTED)
+    panel = _panel("gray: dark, median, bright of each image")
+    shares = sorted((_of_range(one) for one in facts), key=lambda level: level[1])
+    thickness = max(1, min(8, (SIDE - 20) // (2 * max(len(shares), 1))))
+    for x, level in zip(np.linspace(14, SIDE - 15, len(shares)), shares, strict=True):
+        low, middle, high = (SIDE - 30 - round(share * (SIDE - 70)) for share in level)
+        cv2.line(panel, (round(x), low), (round(x), high), (70, 100, 130), thickness)
+        cv2.circle(panel, (round(x), middle), max(1, thickness // 2), WHITE, -1)
+    write_text(panel, "0 to the most that the type holds", 10, SIDE - 12, _MUTED)
     return panel
+
+
+def _of_range(facts: ImageFacts) -> list[float]:
+    """The levels as shares of what the type holds; of 1, or of the bright end, for floats."""
+    kind = np.dtype(facts.dtype)
+    most = np.iinfo(kind).max if kind.kind in "ui" else max(1.0, facts.levels[-1])
+    return [min(max(level / float(most), 0.0), 1.0) for level in facts.levels]
 
 
 def _panel(title: str) -> Picture:
