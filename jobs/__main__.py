@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 JOBS = {
+    "inspect": "annotated images → what is in them, what is wrong, what a training would choose",
     "train": "annotated images → a model bundle",
     "predict": "images and a model bundle → masks, objects and counts in Parquet",
     "evaluate": "predictions and annotated images → accuracy",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from jobs._console import console, live, print_table
 from jobs._main import DONE, run_job
+from jobs._survey import print_choices, print_notes
 from pipeline import storage
 from pipeline.config import TrainSettings
 from pipeline.errors import StoppedError
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 
 def work(settings: TrainSettings) -> int:
     """Train, and print what the best epoch reached."""
+    from pipeline.distributed.survey import Survey
     from pipeline.distributed.train import train_bundle
+    from pipeline.survey.configure import Configuration
     from pipeline.training.reports import Notice, Report, StepReport
 
     share, text, score = 0.0, "reading images", ""
@@ -37,8 +40,13 @@ def work(settings: TrainSettings) -> int:
                 score = f"  val {report.score:.3f}"
             show(share, text + score)
 
+        def on_configured(found: Survey, configuration: Configuration) -> None:
+            print_notes(found.findings)
+            print_choices(configuration.choices, "setting")
+            console.print()
+
         try:
-            result = train_bundle(settings, on_report)
+            result = train_bundle(settings, on_report, on_configured)
         except StoppedError as stopped:
             print(f"{stopped}; this goes on with it:\n{_resuming(sys.argv[1:])}")
             return DONE

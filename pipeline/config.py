@@ -52,11 +52,18 @@ class JobSettings(BaseSettings):
         return (init_settings,)
 
 
+_CHOSEN = "by default chosen from the data"
+
+
 class NetworkSettings(Section):
     """The U-Net's shape."""
 
-    depth: int = Field(4, ge=1, le=7, description="times the resolution is halved")
-    width: int = Field(16, ge=1, description="channels at full resolution; doubled at each level")
+    depth: int | None = Field(
+        None, ge=1, le=7, description=f"times the resolution is halved; {_CHOSEN}"
+    )
+    width: int | None = Field(
+        None, ge=1, description=f"channels at full resolution; doubled at each level; {_CHOSEN}"
+    )
     max_width: int = Field(256, ge=1, description="the doubling stops at this many channels")
     norm: Literal["batch", "group", "instance", "none"] = Field(
         "batch",
@@ -64,14 +71,25 @@ class NetworkSettings(Section):
         "of one image no longer agree exactly",
     )
 
+    def widths(self) -> list[int]:
+        """Channels at each resolution, the full one first.
+
+        Raises:
+            ValueError: depth or width is still to be chosen.
+        """
+        if self.depth is None or self.width is None:
+            raise ValueError("network takes a depth and a width")
+        most = max(self.width, self.max_width)
+        return [min(self.width * 2**level, most) for level in range(self.depth + 1)]
+
 
 class NormalizeSettings(Section):
     """How file values become the network's input."""
 
-    kind: Literal["percentile", "range", "none"] = Field(
-        "percentile",
+    kind: Literal["percentile", "range", "none"] | None = Field(
+        None,
         description="percentile: low to 0 and high to 1, measured in each image; range: the "
-        "integer type's full range to 0..1; none: as stored",
+        f"integer type's full range to 0..1; none: as stored; {_CHOSEN}",
     )
     low: float = Field(1.0, ge=0, lt=50, description="percentile that becomes 0")
     high: float = Field(99.8, gt=50, le=100, description="percentile that becomes 1")
@@ -89,7 +107,7 @@ class MethodSettings(Section):
         "auto: instance when the labels hold instances",
     )
     class_weights: list[float] | None = Field(
-        None, description="weight of each class in the loss, in the order of ids; default: equal"
+        None, description=f"weight of each class in the loss, in the order of ids; {_CHOSEN}"
     )
     foreground_threshold: float = Field(
         0.5, gt=0, lt=1, description="probability from which a pixel belongs to an object"
@@ -133,11 +151,17 @@ class SamplingSettings(Section):
         None,
         ge=0,
         le=1,
-        description="share of crops that show a class drawn evenly from all; chosen from the data",
+        description=f"share of the crops that show a class drawn evenly from all; {_CHOSEN}",
     )
     objects: float | None = Field(
-        None, ge=0, le=1, description="share of crops that show an object; chosen from the data"
+        None, ge=0, le=1, description=f"share of the crops that show an object; {_CHOSEN}"
     )
+
+    @model_validator(mode="after")
+    def _leave_no_more_than_all(self) -> Self:
+        if (self.rare_class or 0) + (self.objects or 0) > 1:
+            raise ValueError("rare_class and objects together take at most 1")
+        return self
 
 
 VAL_FRACTION = 0.15
@@ -245,11 +269,13 @@ class TrainSettings(JobSettings):
     notes: str | None = Field(
         None, description="text for the model card, such as the licence and the origin of the data"
     )
-    channels: int | None = Field(
-        None, ge=1, description="input channels; by default the most that any image has"
+    channels: int | None = Field(None, ge=1, description=f"input channels; {_CHOSEN}")
+    crop: int | None = Field(
+        None, ge=16, description=f"side of the training crops, in pixels; {_CHOSEN}"
     )
-    crop: int = Field(256, ge=16, description="side of the training crops, in pixels")
-    batch_size: int = Field(8, ge=1, description="crops a step, over all workers together")
+    batch_size: int | None = Field(
+        None, ge=1, description=f"crops a step, over all workers together; {_CHOSEN}"
+    )
     accumulate: int = Field(
         1,
         ge=1,
@@ -320,16 +346,46 @@ class TrainSettings(JobSettings):
     def _resumes_or_restarts(self) -> Self:
         if self.resume and self.restart:
             raise ValueError("resume and restart exclude each other")
-        if self.accumulate > self.batch_size:
+        if self.batch_size and self.accumulate > self.batch_size:
             raise ValueError(f"accumulate takes at most the batch_size, {self.batch_size}")
         return self
 
     @model_validator(mode="after")
     def _crop_fits_network(self) -> Self:
-        if self.crop % 2**self.network.depth:
-            step = 2**self.network.depth
-            raise ValueError(f"crop takes a multiple of {step} at depth {self.network.depth}")
+        depth = self.network.depth or 1  # left open, it will be chosen to fit the crop
+        if self.crop is not None and self.crop % 2**depth:
+            raise ValueError(f"crop takes a multiple of {2**depth} at depth {depth}")
         return self
+
+
+class ConfiguredSettings(TrainSettings):
+    """Train settings in which nothing is left to be chosen."""
+
+    channels: int
+    crop: int
+    batch_size: int
+
+
+class InspectSettings(JobSettings):
+    """Look at annotated images: what is in them, what is wrong, what a training would choose.
+
+    Exits with 1, and one line a problem, when a training would refuse them.
+    """
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m jobs.inspect")
+
+    data: CliPositionalArg[str] = Field(description="folder or URI of the annotated images")
+    labels: LabelSettings = LabelSettings()
+    val_fraction: float = Field(
+        VAL_FRACTION, gt=0, lt=1, description="share held out where nothing names the splits"
+    )
+    max_minutes: float | None = Field(None, gt=0, description="time that a training would have")
+    workers: int | None = Field(None, ge=1, description="processes that would train")
+    picture: str | None = Field(
+        None, description="PNG to write: telling images with their labels, and histograms"
+    )
+    images: int = Field(9, ge=1, le=100, description="images in the picture")
+    json_output: bool = Field(False, alias="json", description="print JSON instead of tables")
 
 
 class ReaderSettings(Section):

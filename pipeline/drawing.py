@@ -19,8 +19,8 @@ Picture = NDArray[np.uint8]
 COLOURS = ((255, 209, 64), (64, 224, 255), (255, 96, 160), (140, 255, 96), (200, 140, 255))
 """Red, green, blue of the reported classes, in the order of their ids, over and over."""
 WHITE, PAPER = (235, 235, 235), 24
-GAP = 6
-"""Pixels between the cells of a grid."""
+CAPTION, GAP = 22, 6
+"""Pixels below a cell for its caption, and between the cells of a grid."""
 _TINT = 0.25  # of a stuff class's colour over its pixels
 
 
@@ -65,6 +65,13 @@ def centred(picture: Picture, height: int, width: int) -> Picture:
     cell = np.full((height, width, 3), PAPER, np.uint8)
     top, left = (height - picture.shape[0]) // 2, (width - picture.shape[1]) // 2
     cell[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+    return cell
+
+
+def frame(picture: Picture, side: int, caption: str) -> Picture:
+    """A picture of at most `side` pixels in the middle of a square cell, a caption below it."""
+    cell = np.vstack([centred(picture, side, side), np.full((CAPTION, side, 3), PAPER, np.uint8)])
+    write(cell, caption, 4, side + 15, WHITE)
     return cell
 
 

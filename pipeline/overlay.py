@@ -5,13 +5,11 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.config import ReaderSettings
-from pipeline.drawing import PAPER, WHITE, Picture, centred, draw, grid, legend, write
+from pipeline.drawing import Picture, draw, frame, grid, legend
 from pipeline.errors import DatasetError
 from pipeline.images.reader import decode_image
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.masks import decode_tiles
-
-_CAPTION = 22  # pixels
 
 
 def draw_sheet(dataset: OutputDataset, images: int, side: int) -> Picture:
@@ -40,8 +38,4 @@ def _cell(dataset: OutputDataset, row: dict[str, object], side: int) -> Picture:
     semantic, instances = decode_tiles(tiles, height, width)
     scale = side / max(height, width)
     picture = draw(pixels, semantic, instances, dataset.classes, scale)
-    caption = np.full((_CAPTION, side, 3), PAPER, np.uint8)
-    cell = np.vstack([centred(picture, side, side), caption])
-    text = f"{storage.name_of(uri)}: {row['n_objects']} objects"
-    write(cell, text, 4, side + 15, WHITE)
-    return cell
+    return frame(picture, side, f"{storage.name_of(uri)}: {row['n_objects']} objects")

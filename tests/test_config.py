@@ -26,7 +26,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
         TrainSettings, [*NEEDED, "--config", path, "--network.depth", "5", "--max-minutes=7"]
     )
     assert (settings.network.depth, settings.network.width) == (5, 8)
-    assert (settings.max_minutes, settings.batch_size, settings.crop) == (7, 4, 256)
+    assert (settings.max_minutes, settings.batch_size, settings.crop) == (7, 4, None)
 
 
 def test_required_settings_may_stand_in_the_file(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_settings_as_run_can_be_run_again(tmp_path: Path) -> None:
         ([], "netwrok: {depth: 3}", "unknown setting netwrok; did you mean network"),
         ([], "network: {depht: 3}", "unknown setting network.depht; did you mean network.depth"),
         ([], "network: 3", "setting network: .*3"),
-        ([], "crop: 100", "crop takes a multiple of 16 at depth 4"),
+        ([], "{network: {depth: 4}, crop: 100}", "crop takes a multiple of 16 at depth 4"),
         ([], "a: [1", "is not valid YAML"),
         ([], "- 1", "takes settings as 'key: value' lines"),
     ],

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from pipeline.config import MethodSettings
-from pipeline.distributed.train import decide_method
 from pipeline.errors import DataError, SettingsError
 from pipeline.labels import open_data, read_sample
 from pipeline.records import VOID
+from pipeline.survey.configure import decide_method
 from pipeline.synthetic import make_scene, write_annotated
 
 

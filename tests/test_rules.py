@@ -13,8 +13,7 @@ FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("jobs/*.py")])
 ROOMS = [
     "errors", "records", "config", "parsing", "storage", "metrics", "figures", "collective",
     "methods", "models", "images", "drawing", "tables", "labels", "synthetic", "plan", "counting",
-    "evaluation",
-    "overlay", "predicting", "training", "distributed",
+    "evaluation", "overlay", "survey", "predicting", "training", "distributed",
 ]  # fmt: skip
 
 

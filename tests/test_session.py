@@ -20,9 +20,11 @@ def test_nothing_listens_beyond_loopback() -> None:
 
 
 def test_more_workers_than_fit_are_refused() -> None:
-    here = Resources(nodes=1, cpus=2, gpus=0, largest_node_cpus=2)
+    here = Resources(nodes=1, cpus=2, gpus=0, largest_node_cpus=2, largest_node_memory=1 << 30)
     check_fits(8, here)
     with pytest.raises(SettingsError, match="setting workers: at most 8 fit on 2 CPUs, not 9"):
         check_fits(9, here)
     with pytest.raises(SettingsError, match="at most 1 fit on 1 GPUs, not 2"):
-        check_fits(2, Resources(nodes=1, cpus=8, gpus=1, largest_node_cpus=8))
+        check_fits(
+            2, Resources(nodes=1, cpus=8, gpus=1, largest_node_cpus=8, largest_node_memory=1 << 30)
+        )

@@ -16,7 +16,7 @@ from ray._private import ray_constants
 from ray.data import DataContext
 from ray.exceptions import RayError
 
-from pipeline.errors import SettingsError, TesseraError
+from pipeline.errors import DataProblems, SettingsError, TesseraError
 
 _STORE_BYTES = 2 << 30  # of the object store on this machine; what is in flight is a part of it
 
@@ -30,6 +30,8 @@ class Resources:
     cpus: float
     gpus: int
     largest_node_cpus: float
+    largest_node_memory: int
+    """Bytes, without the object store's."""
     store_bytes: int = _STORE_BYTES
     """Memory of the object store."""
 
@@ -72,6 +74,8 @@ def user_error(error: BaseException) -> TesseraError | None:
         if id(current) in seen:
             continue
         seen.add(id(current))
+        if isinstance(current, DataProblems) and not isinstance(current, RayError):
+            return current
         if isinstance(current, TesseraError) and not isinstance(current, RayError):
             # Ray Data adds lines of advice of its own to the message.
             return type(current)(str(current).partition("\n")[0])
@@ -118,13 +122,15 @@ def check_fits(workers: int, resources: Resources) -> None:
 def _resources() -> Resources:
     total = ray.cluster_resources()  # type: ignore[no-untyped-call]
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    cpus = [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    cpus = [node.get("CPU", 0.0) for node in alive]
     return Resources(
         nodes=max(1, sum(count > 0 for count in cpus)),
         cpus=total.get("CPU", 1.0),
         gpus=int(total.get("GPU", 0)),
         largest_node_cpus=max(cpus, default=1.0),
         store_bytes=int(total.get("object_store_memory", _STORE_BYTES)),
+        largest_node_memory=int(max(node.get("memory", 0.0) for node in alive)),
     )
 
 

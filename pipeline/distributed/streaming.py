@@ -5,24 +5,22 @@ cluster; only the windows that crops look at travel to the worker. So memory is 
 in flight, and the crops are the same as from images in memory.
 """
 
-import json
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from typing import Any, TypeVar, cast, overload
 
-import numpy as np
 import ray
-import ray.data
 
 from pipeline.config import NormalizeSettings
-from pipeline.distributed.session import data_context
+from pipeline.errors import TesseraError
 from pipeline.images.normalize import IntensityRange
 from pipeline.labels import AnnotatedData, read_sample
 from pipeline.records import AnnotatedImage, Classes, Sample
-from pipeline.training.samples import measure, shown_classes
+from pipeline.survey.facts import ImageFacts
+from pipeline.training.samples import measure
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -66,9 +64,31 @@ class StreamedSamples(Sequence[Sample]):
                 return
             yield from ray.get(running.popleft())
 
-    def with_channels(self, channels: int) -> "StreamedSamples":
-        """The same images for a network with so many input channels."""
-        return replace(self, channels=channels)
+    @classmethod
+    def of(
+        cls,
+        data: AnnotatedData,
+        split: str,
+        facts: Iterable[ImageFacts],
+        channels: int,
+        normalization: NormalizeSettings,
+    ) -> "StreamedSamples":
+        """The images of a split, in the order of names, for a network with so many channels."""
+        images = tuple(sorted(data.split(split), key=lambda image: image.name))
+        known = {one.name: one for one in facts if one.split == split}
+        found = [known[image.name] for image in images]
+        return cls(
+            images=images,
+            shapes=tuple((one.height, one.width) for one in found),
+            shown=tuple(
+                tuple(spec.id for spec, n in zip(data.classes, one.class_pixels, strict=True) if n)
+                for one in found
+            ),
+            classes=data.classes,
+            void=data.void,
+            channels=channels,
+            normalization=normalization,
+        )
 
     def read(self, index: int) -> Sample:
         """One image, decoded here and now."""
@@ -100,47 +120,13 @@ def decoded_bytes(data: AnnotatedData) -> int:
     images = data.images
     probes = min(_PROBES, len(images))
     chosen = [images[i * len(images) // probes] for i in range(probes)]
-    found = [read_sample(image, data.classes, data.void) for image in chosen]
-    sizes = [s.pixels.nbytes + s.label.semantic.nbytes + s.label.instances.nbytes for s in found]
-    return sum(sizes) * len(images) // len(sizes)
-
-
-def open_stream(
-    data: AnnotatedData, split: str, normalization: NormalizeSettings
-) -> StreamedSamples:
-    """A split as a stream; every image and label is read once, so that a damaged one shows now."""
-    images = sorted(data.split(split), key=lambda image: image.name)
-    data_context()
-    facts = (
-        ray.data.from_items([{"i": i} for i in range(len(images))])
-        .map_batches(
-            partial(_read_facts, images=images, classes=data.classes, void=data.void),
-            batch_size=_TOGETHER,
-        )
-        .take_all()
-    )
-    found = {int(row["i"]): [int(n) for n in row["shape"]] for row in facts}
-    shown = {int(row["i"]): json.loads(row["shown"]) for row in facts}
-    return StreamedSamples(
-        images=tuple(images),
-        shapes=tuple((found[i][0], found[i][1]) for i in range(len(images))),
-        shown=tuple(tuple(shown[i]) for i in range(len(images))),
-        classes=data.classes,
-        void=data.void,
-        channels=max(shape[2] for shape in found.values()),
-        normalization=normalization,
-    )
-
-
-def _read_facts(
-    batch: dict[str, Any], images: Sequence[AnnotatedImage], classes: Classes, void: int
-) -> dict[str, Any]:
-    samples = [read_sample(images[i], classes, void) for i in batch["i"]]
-    return {
-        "i": batch["i"],
-        "shape": np.array([sample.pixels.shape for sample in samples]),
-        "shown": [json.dumps(shown_classes(sample)) for sample in samples],
-    }
+    sizes = []
+    for image in chosen:
+        with contextlib.suppress(TesseraError):  # the survey will tell
+            found = read_sample(image, data.classes, data.void)
+            label = found.label
+            sizes.append(found.pixels.nbytes + label.semantic.nbytes + label.instances.nbytes)
+    return sum(sizes) * len(images) // max(len(sizes), 1)
 
 
 def _whole(sample: Sample, bounds: IntensityRange, detail: object) -> Sample:

@@ -3,14 +3,10 @@
 import time
 import uuid
 from collections import Counter
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
-import pyarrow as pa
-import ray
-import ray.data
-import ray.train
 from ray.data.dataset import MaterializedDataset
 from ray.exceptions import RayActorError
 from ray.train import (
@@ -25,26 +21,26 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline import storage
-from pipeline.config import MethodSettings, TrainSettings
+from pipeline.config import ConfiguredSettings, TrainSettings
+from pipeline.distributed.loading import load
 from pipeline.distributed.mailbox import listening
-from pipeline.distributed.samples import to_table
 from pipeline.distributed.session import (
     Resources,
     check_fits,
-    data_context,
     ray_session,
     unwrapped_errors,
 )
 from pipeline.distributed.stopping import stop_on_sigterm
-from pipeline.distributed.streaming import StreamedSamples, decoded_bytes, open_stream
-from pipeline.distributed.train_worker import BUNDLE, SPLITS, TrainJob, train_worker
+from pipeline.distributed.survey import Survey
+from pipeline.distributed.train_worker import BUNDLE, TrainJob, train_worker
 from pipeline.errors import DataError, SettingsError, StoppedError, StorageError, TesseraError
-from pipeline.labels import AnnotatedData, open_data, read_sample
+from pipeline.labels import open_data
 from pipeline.models.bundle import BundleSpec, load_spec
 from pipeline.parsing import to_yaml
-from pipeline.records import AnnotatedImage, thing_ids
+from pipeline.survey.configure import Configuration, decide_method
+from pipeline.survey.summary import card_rows
 from pipeline.training.card import CARD_NAME, CardFacts, Machine, model_card
-from pipeline.training.recorders.group import recording
+from pipeline.training.recorders.group import RecorderGroup, recording
 from pipeline.training.reports import OnReport, Validation, load_validation
 from pipeline.training.state import load_snapshot
 from pipeline.training.unfinished import (
@@ -54,7 +50,8 @@ from pipeline.training.unfinished import (
     mark_unfinished,
 )
 
-_READ_TOGETHER = 8  # images a task; small, so that progress shows and memory stays low
+OnConfigured = Callable[[Survey, Configuration], None]
+"""Is told what the images say and what was chosen from it."""
 
 
 @dataclass(frozen=True)
@@ -64,142 +61,86 @@ class TrainResult:
     bundle_uri: str
     spec: BundleSpec
     validation: Validation
+    """Of the weights in the bundle."""
     seconds: float
 
 
-def train_bundle(settings: TrainSettings, on_report: OnReport) -> TrainResult:
+def train_bundle(
+    settings: TrainSettings,
+    on_report: OnReport,
+    on_configured: OnConfigured = lambda survey, configuration: None,
+) -> TrainResult:
     """Train on annotated images and write the best model of all epochs to the output.
 
+    Args:
+        settings: as the user gave them; what they leave open is chosen from the data.
+        on_report: is told how the training goes.
+        on_configured: is told what was found and chosen, before any worker starts.
+
     Raises:
-        DataProblems: with a line for each thing that is wrong with the data.
-        TesseraError: the data or the settings can't be used.
+        DataProblems: the data can't be trained on; one line a problem.
+        TesseraError: the settings can't be used.
         StoppedError: SIGTERM came; what was trained so far can be resumed.
     """
     began = time.time()
     unfinished = find_unfinished(settings)
-    started = began - (unfinished.state.elapsed if unfinished else 0.0)
-    data = open_data(settings.data, settings.labels, settings.val_fraction).check()
-    method = decide_method(settings.method, data)
+    data = open_data(settings.data, settings.labels, settings.val_fraction)
+    decide_method(settings.method, data)  # before any image is read
     with ray_session() as resources, unwrapped_errors(), stop_on_sigterm() as stop:
         fewest, most = settings.worker_range or (resources.gpus or resources.nodes,) * 2
         check_fits(fewest, resources)
-        _check_shares(settings, most)
-        splits, streams = _load(data, settings, resources)
-        found = [s.channels for s in streams.values()] or [
-            cast(int, dataset.max("channels")) for dataset in splits.values()
-        ]
-        channels = settings.channels or max(found)
-        spec = BundleSpec(
-            network=settings.network,
-            channels=channels,
-            classes=data.classes,
-            method=method,
-            normalize=settings.normalize,
-        )
+        loaded = load(data, settings, resources)
+        loaded.survey.findings.check()
+        as_before = unfinished.fill_in(settings) if unfinished else settings
+        configuration = loaded.survey.configure(as_before, most, resources)
+        configured = configuration.settings
+        _check_shares(configured, most)
+        on_configured(loaded.survey, configuration)
         if stop.is_set():
             raise StoppedError("stopped before the first step")
         run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:4]}"
-        mark_unfinished(settings, run, unfinished)
-        threads = max(1, int(resources.largest_node_cpus) // _per_node(most, resources))
-        with recording(settings, on_report) as recorders:
+        mark_unfinished(settings, configured, run, unfinished)
+        with recording(configured, on_report) as recorders:
             with listening(recorders, stop) as mailbox:
                 job = TrainJob(
-                    settings=settings,
-                    spec=spec,
-                    streams={name: s.with_channels(channels) for name, s in streams.items()},
-                    threads=threads,
-                    started=started,
+                    settings=configured,
+                    spec=_spec(configured, loaded.survey),
+                    streams=loaded.streams(configured),
+                    threads=max(1, int(resources.largest_node_cpus) // _per_node(most, resources)),
+                    started=began - (unfinished.state.elapsed if unfinished else 0.0),
                     mailbox=mailbox,
                     resume_from=unfinished.uri if unfinished else None,
                 )
-                checkpoint = _run(job, splits, _scaling((fewest, most), resources), run)
-            best = _publish(checkpoint, settings)
-            validation = load_validation(settings.output)
-            seconds = time.time() - began
-            if settings.record.card:
-                machine = Machine(most, threads, resources.cpus, resources.gpus, recorders.device)
-                facts = CardFacts(
-                    best, settings, validation, _sizes(data), machine, seconds, recorders.epochs
+                scaling = _scaling((fewest, most), resources)
+                checkpoint = _run(job, dict(loaded.decoded), scaling, run)
+            result = _publish(checkpoint, configured, began)
+            if configured.record.card:
+                machine = Machine(
+                    most, job.threads, resources.cpus, resources.gpus, recorders.device
                 )
-                text = model_card(facts)
-                storage.write_bytes(storage.join(settings.output, CARD_NAME), text.encode())
+                _write_card(result, configured, loaded.survey, machine, recorders)
             recorders.done(settings.output)
-            mark_finished(settings)
-    return TrainResult(settings.output, best, validation, seconds)
+        mark_finished(settings)
+    return result
 
 
-def _check_shares(settings: TrainSettings, workers: int) -> None:
+def _spec(settings: ConfiguredSettings, survey: Survey) -> BundleSpec:
+    return BundleSpec(
+        network=settings.network,
+        channels=settings.channels,
+        classes=survey.data.classes,
+        method=settings.method,
+        normalize=settings.normalize,
+    )
+
+
+def _check_shares(settings: ConfiguredSettings, workers: int) -> None:
     """Every worker has at least one crop of each part of a batch."""
     if settings.batch_size // settings.accumulate < workers:
         raise SettingsError(
             f"setting batch_size: {settings.batch_size} crops in {settings.accumulate} parts are "
             f"too few for {workers} workers; at least {workers * settings.accumulate} are needed"
         )
-
-
-def decide_method(settings: MethodSettings, data: AnnotatedData) -> MethodSettings:
-    """The method that the labels call for where the settings leave it open.
-
-    Raises:
-        SettingsError: the settings ask for what the labels don't hold.
-    """
-    things = thing_ids(data.classes)
-    if settings.name == "instance" and not (data.has_instances and things):
-        raise SettingsError(
-            f"setting method.name: instance needs labelled objects of a class of kind thing in "
-            f"{data.uri}"
-        )
-    weights = settings.class_weights
-    if weights is not None and len(weights) != len(data.classes):
-        raise SettingsError(
-            f"setting method.class_weights takes {len(data.classes)} weights, one a class of "
-            f"{data.uri}, not {len(weights)}"
-        )
-    if settings.name != "auto":
-        return settings
-    name = "instance" if data.has_instances and things else "semantic"
-    return settings.model_copy(update={"name": name})
-
-
-def _load(
-    data: AnnotatedData, settings: TrainSettings, resources: Resources
-) -> tuple[dict[str, MaterializedDataset[Any]], dict[str, StreamedSamples]]:
-    """Each split decoded in the object store or, where that is too small, as a stream."""
-    for split in SPLITS:
-        if not data.split(split):
-            raise DataError(f"{data.uri} has no image of the split {split}")
-    budget = settings.cache_bytes
-    if budget is None:
-        budget = resources.store_bytes // 2
-    if decoded_bytes(data) <= budget:
-        return {split: _read(data, split) for split in SPLITS}, {}
-    return {}, {split: open_stream(data, split, settings.normalize) for split in SPLITS}
-
-
-def _read(data: AnnotatedData, split: str) -> MaterializedDataset[Any]:
-    """The decoded images of a split, in the object store that all workers share."""
-    data_context()
-    items = [{"image": asdict(image)} for image in data.split(split)]
-    decoded: MaterializedDataset[Any] = (
-        ray.data.from_items(items, override_num_blocks=-(-len(items) // _READ_TOGETHER))
-        .map_batches(
-            partial(_read_samples, classes=data.classes, void=data.void),
-            batch_size=_READ_TOGETHER,
-            batch_format="pyarrow",
-        )
-        .materialize()
-    )
-    return decoded
-
-
-def _read_samples(batch: pa.Table, classes: Any, void: int) -> pa.Table:
-    images = [_annotated(item) for item in batch["image"].to_pylist()]
-    return to_table([read_sample(image, classes, void) for image in images])
-
-
-def _annotated(item: dict[str, Any]) -> AnnotatedImage:
-    # Where it lies is all that reading needs; an empty mapping is not a type that Arrow knows.
-    return AnnotatedImage(**{**item, "attributes": {}})
 
 
 def _run(
@@ -239,7 +180,7 @@ def _run(
     return checkpoint
 
 
-def _publish(checkpoint: Checkpoint, settings: TrainSettings) -> BundleSpec:
+def _publish(checkpoint: Checkpoint, settings: ConfiguredSettings, began: float) -> TrainResult:
     """The bundle of a finished training goes to the output, with the settings as run beside it.
 
     Raises:
@@ -256,12 +197,29 @@ def _publish(checkpoint: Checkpoint, settings: TrainSettings) -> BundleSpec:
         storage.copy_folder(storage.join(folder, BUNDLE), settings.output)
     text = to_yaml(settings)
     storage.write_bytes(storage.join(settings.output, "settings.yaml"), text.encode())
-    return load_spec(settings.output)
+    spec, validation = load_spec(settings.output), load_validation(settings.output)
+    return TrainResult(settings.output, spec, validation, time.time() - began)
 
 
-def _sizes(data: AnnotatedData) -> dict[str, int]:
-    """Images of each split."""
-    return dict(Counter(image.split for image in data.images))
+def _write_card(
+    result: TrainResult,
+    settings: ConfiguredSettings,
+    survey: Survey,
+    machine: Machine,
+    recorders: RecorderGroup,
+) -> None:
+    facts = CardFacts(
+        spec=result.spec,
+        settings=settings,
+        validation=result.validation,
+        images=dict(Counter(one.split for one in survey.facts)),
+        machine=machine,
+        seconds=result.seconds,
+        epochs=recorders.epochs,
+        data_rows=card_rows(survey.fingerprint),
+    )
+    uri = storage.join(settings.output, CARD_NAME)
+    storage.write_bytes(uri, model_card(facts).encode())
 
 
 def _scaling(workers: tuple[int, int], resources: Resources) -> ScalingConfig:

@@ -12,7 +12,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import prepare_model
 
 from pipeline import storage
-from pipeline.config import TrainSettings
+from pipeline.config import ConfiguredSettings
 from pipeline.distributed.mailbox import StepReporter, deliver
 from pipeline.distributed.samples import from_table
 from pipeline.distributed.streaming import StreamedSamples
@@ -29,14 +29,13 @@ from pipeline.training.state import Snapshot, load_snapshot, save_snapshot
 
 BUNDLE = "bundle"
 """Folder of the finished model in the last checkpoint."""
-SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
 class TrainJob:
     """What a worker needs, beside the data that it finds in the object store."""
 
-    settings: TrainSettings
+    settings: ConfiguredSettings
     spec: BundleSpec
     streams: Mapping[str, StreamedSamples]
     """The splits that are read again and again; the others are in memory."""

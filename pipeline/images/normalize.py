@@ -25,7 +25,10 @@ class IntensityRange:
 
 
 def measure_range(pixels: Pixels, settings: NormalizeSettings) -> IntensityRange:
-    """What `settings` says becomes 0 and 1 in this (H, W, C) image."""
+    """What `settings` says becomes 0 and 1 in this (H, W, C) image.
+
+    Percentiles, which fit any image, where no kind has been chosen.
+    """
     channels = pixels.shape[-1]
     if settings.kind == "none":
         bounds = np.tile(np.array([0, 1], np.float32), (channels, 1))

@@ -40,6 +40,7 @@ class BundleSpec(BaseModel):
     def _is_decided(self) -> Self:
         if self.method.name == "auto":
             raise ValueError("method.name takes a method, not auto")
+        self.network.widths()
         return self
 
     @property

@@ -23,12 +23,10 @@ class UNet(nn.Module):
 
     def __init__(self, settings: NetworkSettings, channels: int, heads: Mapping[str, int]) -> None:
         super().__init__()
-        self.stride = 2**settings.depth
-        self.context = network_context(settings.depth)
-        widths = [
-            min(settings.width * 2**i, max(settings.width, settings.max_width))
-            for i in range(settings.depth + 1)
-        ]
+        widths = settings.widths()
+        depth = len(widths) - 1
+        self.stride = 2**depth
+        self.context = network_context(depth)
         self.encoder = nn.ModuleList(
             ConvBlock(inputs, outputs, settings.norm)
             for inputs, outputs in zip([channels, *widths[:-1]], widths, strict=True)
@@ -36,7 +34,7 @@ class UNet(nn.Module):
         self.pool = nn.MaxPool2d(2)
         self.decoder = nn.ModuleList(
             UpBlock(widths[i + 1], widths[i], widths[i], settings.norm)
-            for i in reversed(range(settings.depth))
+            for i in reversed(range(depth))
         )
         self.heads = nn.ModuleDict(
             {name: nn.Conv2d(widths[0], outputs, 1) for name, outputs in heads.items()}

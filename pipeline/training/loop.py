@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.collective import rank_and_world
-from pipeline.config import TrainSettings
+from pipeline.config import ConfiguredSettings
 from pipeline.methods.base import Method
 from pipeline.models.unet import UNet
 from pipeline.predicting.engine import device_name
@@ -79,7 +79,7 @@ class Training:
         method: Method,
         train: CropSource,
         validation: Sequence[Sample],
-        settings: TrainSettings,
+        settings: ConfiguredSettings,
         *,
         device: torch.device,
         dtype: torch.dtype,

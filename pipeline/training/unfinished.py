@@ -12,12 +12,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import storage
-from pipeline.config import TrainSettings
+from pipeline.config import ConfiguredSettings, TrainSettings
 from pipeline.errors import DataError, SettingsError
 from pipeline.models.bundle import SPEC_NAME
 from pipeline.training.state import STATE_NAME, TrainingState, load_snapshot
 
 _MARKER_NAME = "training.json"
+_CHOSEN = ("channels", "crop", "batch_size", "method", "normalize", "network", "sampling")
 
 
 class _Marker(BaseModel):
@@ -28,6 +29,9 @@ class _Marker(BaseModel):
     checkpoints: str
     runs: tuple[str, ...]
     settings: dict[str, Any]
+    """As they were given, but for what doesn't change the result."""
+    chosen: dict[str, Any]
+    """The same with nothing left open."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,15 @@ class Unfinished:
     uri: str
     run: str
     state: TrainingState
+    chosen: dict[str, Any]
+
+    def fill_in(self, settings: TrainSettings) -> TrainSettings:
+        """What was chosen from the data then, and the time, stays as it is."""
+        old = TrainSettings.model_validate(
+            {key: value for key, value in self.chosen.items() if key in _CHOSEN}
+            | {"data": settings.data, "output": settings.output}
+        )
+        return settings.model_copy(update={key: getattr(old, key) for key in _CHOSEN})
 
 
 def find_unfinished(settings: TrainSettings) -> Unfinished | None:
@@ -69,14 +82,22 @@ def find_unfinished(settings: TrainSettings) -> Unfinished | None:
     return newest
 
 
-def mark_unfinished(settings: TrainSettings, run: str, before: Unfinished | None) -> None:
+def mark_unfinished(
+    settings: TrainSettings,
+    configured: ConfiguredSettings,
+    run: str,
+    before: Unfinished | None,
+) -> None:
     """Say that `run` is on its way to the output; only the snapshot it goes on from is kept."""
     old = _read_marker(settings)
     runs = (run,) if before is None else (before.run, run)
     if old is not None:
         _remove_runs(old.checkpoints, [name for name in old.runs if name not in runs])
     marker = _Marker(
-        checkpoints=checkpoints_uri(settings), runs=runs, settings=settings.result_settings()
+        checkpoints=checkpoints_uri(settings),
+        runs=runs,
+        settings=settings.result_settings(),
+        chosen=configured.result_settings(),
     )
     storage.write_bytes(_marker_uri(settings), marker.model_dump_json(indent=2).encode())
 
@@ -120,7 +141,7 @@ def _newest_snapshot(marker: _Marker) -> Unfinished | None:
             folder = file.uri.rpartition("/")[0]
             snapshot = load_snapshot(folder)
             if snapshot is not None:
-                found.append(Unfinished(folder, run, snapshot.state))
+                found.append(Unfinished(folder, run, snapshot.state, marker.chosen))
     return max(found, key=lambda one: one.state.done, default=None)
 
 

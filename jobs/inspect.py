@@ -1,0 +1,84 @@
+"""Look at annotated images: what is in them, what is wrong, what a training would choose."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from jobs._console import console, live
+from jobs._main import DONE, run_job
+from jobs._survey import print_choices, print_notes, print_summaries
+from pipeline.config import InspectSettings, TrainSettings
+
+if TYPE_CHECKING:  # Ray and PyTorch are imported when there is work for them
+    from pipeline.distributed.survey import Survey
+    from pipeline.survey.configure import Configuration
+
+
+def work(settings: InspectSettings) -> int:
+    """Read all images, print what they say, and fail as a training would."""
+    from pipeline.distributed.session import ray_session, unwrapped_errors
+    from pipeline.distributed.survey import survey
+    from pipeline.labels import open_data
+
+    data = open_data(settings.data, settings.labels, settings.val_fraction)
+    with ray_session() as resources, unwrapped_errors():
+        with live("reading", quiet=settings.json_output) as show:
+            found = survey(
+                data,
+                on_progress=lambda done, total: show(done / total, f"{done:,}/{total:,} images"),
+            )
+        workers = settings.workers or resources.gpus or resources.nodes
+        given = TrainSettings(data=settings.data, output="", max_minutes=settings.max_minutes)
+        chosen = found.configure(given, workers, resources) if found.can_configure else None
+    if settings.json_output:
+        print(_to_json(found, chosen))
+    else:
+        _print(found, chosen)
+    if settings.picture:
+        _write_picture(found, settings.picture, settings.images)
+        if not settings.json_output:
+            console.print(f"\npicture: {settings.picture}", highlight=False)
+    found.findings.check()
+    return DONE
+
+
+def _print(found: "Survey", chosen: "Configuration | None") -> None:
+    from pipeline.survey.summary import summaries
+
+    if found.facts:
+        print_summaries(summaries(found.fingerprint))
+        console.print()
+    print_notes(found.findings)
+    if chosen:
+        console.print()
+        print_choices(chosen.choices, "a training would choose")
+
+
+def _to_json(found: "Survey", chosen: "Configuration | None") -> str:
+    from pipeline.survey.summary import summaries
+
+    return json.dumps(
+        {
+            "fingerprint": [asdict(one) for one in summaries(found.fingerprint)],
+            "problems": [asdict(problem) for problem in found.findings.problems],
+            "notes": [asdict(note) for note in found.findings.notes],
+            "choices": [asdict(choice) for choice in chosen.choices] if chosen else [],
+        },
+        indent=2,
+    )
+
+
+def _write_picture(found: "Survey", uri: str, count: int) -> None:
+    from pipeline import storage
+    from pipeline.distributed.survey import read_again
+    from pipeline.drawing import to_png
+    from pipeline.survey.picture import draw_survey, pick_images
+
+    picks = pick_images(found.facts, found.data.classes, count)
+    samples = read_again(found.data, [pick.facts for pick in picks])
+    storage.write_bytes(uri, to_png(draw_survey(picks, samples, found.facts, found.fingerprint)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(InspectSettings, work))

@@ -1,0 +1,60 @@
+"""The annotated images of a training: decoded in the object store or, where it is too small, as
+streams that are read again in every epoch. Either way each image is read and measured once first.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray.data.dataset import MaterializedDataset
+
+from pipeline.config import ConfiguredSettings, TrainSettings
+from pipeline.distributed.session import Resources
+from pipeline.distributed.streaming import StreamedSamples, decoded_bytes
+from pipeline.distributed.survey import Survey, read_images, summarise, survey
+from pipeline.labels import AnnotatedData
+
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the images say, and their pixels where there is room for them."""
+
+    survey: Survey
+    decoded: Mapping[str, MaterializedDataset[Any]]
+    """Of each split, in the object store that all workers share; empty where it is too small."""
+
+    def streams(self, settings: ConfiguredSettings) -> dict[str, StreamedSamples]:
+        """Of each split; empty where the decoded images are in memory."""
+        if self.decoded:
+            return {}
+        data, facts = self.survey.data, self.survey.facts
+        return {
+            split: StreamedSamples.of(data, split, facts, settings.channels, settings.normalize)
+            for split in SPLITS
+        }
+
+
+def load(data: AnnotatedData, settings: TrainSettings, resources: Resources) -> Loaded:
+    """Read every image of both splits."""
+    budget = settings.cache_bytes
+    if budget is None:
+        budget = resources.store_bytes // 2
+    if decoded_bytes(data) > budget:
+        return Loaded(survey(data, settings.channels, splits=SPLITS), {})
+    images = {split: data.split(split) for split in SPLITS}
+    decoded: dict[str, MaterializedDataset[Any]] = {
+        split: read_images(data, members, keep_pixels=True).materialize()
+        for split, members in images.items()
+        if members
+    }
+    facts = [
+        table
+        for split in decoded.values()
+        for table in split.select_columns(["facts", "problem"]).iter_batches(
+            batch_size=None, batch_format="pyarrow"
+        )
+    ]
+    everything = [image for members in images.values() for image in members]
+    return Loaded(summarise(data, everything, facts, settings.channels), decoded)

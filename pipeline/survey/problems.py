@@ -1,0 +1,141 @@
+"""What is wrong with annotated images: *problems* stop a training, *notes* are for the eye.
+
+A file that could not be read is a problem found where it was read; here is what shows only when
+all images have been seen.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pipeline.errors import DataProblems
+from pipeline.records import Classes, Problem
+from pipeline.survey.facts import ImageFacts
+from pipeline.survey.fingerprint import is_empty
+
+_NAMED = 3  # images that a note names, of all that it counts
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was found wrong."""
+
+    problems: tuple[Problem, ...]
+    """Each stops a training."""
+    notes: tuple[Problem, ...]
+    """Each is worth a look."""
+
+    def check(self) -> None:
+        """Go on only if nothing stops a training.
+
+        Raises:
+            DataProblems: one line a problem.
+        """
+        if self.problems:
+            raise DataProblems(tuple(str(problem) for problem in self.problems))
+
+
+def find_problems(
+    uri: str,
+    splits: Iterable[str],
+    facts: Sequence[ImageFacts],
+    unreadable: Iterable[Problem],
+    classes: Classes,
+    channels: int | None = None,
+) -> Findings:
+    """All that is wrong with a data set.
+
+    Args:
+        uri: of the data set, for what is wrong with it as a whole.
+        splits: of the images that are listed, readable or not.
+        facts: of each image that could be read.
+        unreadable: what was wrong with the others.
+        classes: the data set's.
+        channels: that the network is to take, where a setting says so.
+    """
+    missing = [split for split in ("train", "val") if split not in set(splits)]
+    problems = [Problem(uri, f"has no image of the split {split}") for split in missing]
+    problems += unreadable
+    problems += _nothing_to_learn(uri, facts, classes)
+    problems += _mixed_channels(facts, channels)
+    problems += _across_splits(facts)
+    notes = [*_empty(uri, facts, classes), *_absent(uri, facts, classes), *_repeated(facts)]
+    return Findings(tuple(problems), tuple(notes))
+
+
+def widest(facts: Iterable[ImageFacts]) -> int:
+    """The most channels that any image has; 1 where all that have three are gray."""
+    most = 1
+    for one in facts:
+        if one.channels != 3 or one.colour:
+            most = max(most, one.channels)
+    return most
+
+
+def _nothing_to_learn(uri: str, facts: Iterable[ImageFacts], classes: Classes) -> Iterator[Problem]:
+    train = [one for one in facts if one.split == "train"]
+    if train and all(is_empty(one, classes) for one in train):
+        yield Problem(uri, "labels nothing but background in the images of the split train")
+
+
+def _mixed_channels(facts: Sequence[ImageFacts], channels: int | None) -> Iterator[Problem]:
+    """Gray fits any network and colour a gray one; nothing else fits another count."""
+    wanted = channels or widest(facts)
+    for one in facts:
+        if one.channels not in (1, wanted) and not (one.channels == 3 and wanted == 1):
+            why = "setting channels says" if channels else "the network takes for the others"
+            yield Problem(one.name, f"has {one.channels} channels, not {wanted} as {why}")
+
+
+def _across_splits(facts: Iterable[ImageFacts]) -> Iterator[Problem]:
+    for group in _same_content(facts):
+        for one in group[1:]:
+            if one.split != group[0].split:
+                yield Problem(
+                    one.name,
+                    f"in the split {one.split} is the same image as {group[0].name} in "
+                    f"{group[0].split}: what is measured on it would be learnt by heart",
+                )
+
+
+def _repeated(facts: Iterable[ImageFacts]) -> Iterator[Problem]:
+    for group in _same_content(facts):
+        for split, times in Counter(one.split for one in group).items():
+            if times > 1:
+                names = [one.name for one in group if one.split == split]
+                yield Problem(names[0], f"is the same image as {_named(names[1:])} in {split}")
+
+
+def _empty(uri: str, facts: Iterable[ImageFacts], classes: Classes) -> Iterator[Problem]:
+    names = defaultdict(list)
+    for one in facts:
+        if is_empty(one, classes):
+            names[one.split].append(one.name)
+    for split in sorted(names):
+        some = _named(names[split])
+        yield Problem(
+            uri, f"labels nothing but background in {len(names[split])} of {split}: {some}"
+        )
+
+
+def _absent(uri: str, facts: Sequence[ImageFacts], classes: Classes) -> Iterator[Problem]:
+    if not any(one.split == "train" for one in facts):
+        return
+    for place, spec in enumerate(classes):
+        seen = {one.split for one in facts if one.class_pixels[place]}
+        if spec.kind != "background" and "train" not in seen:
+            others = f", but in {' and '.join(sorted(seen))}" if seen else " or anywhere else"
+            yield Problem(uri, f"has no pixel of {spec.name} in train{others}: it cannot be learnt")
+
+
+def _same_content(facts: Iterable[ImageFacts]) -> list[list[ImageFacts]]:
+    groups = defaultdict(list)
+    for one in sorted(facts, key=lambda one: (one.split, one.name)):
+        groups[one.content].append(one)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,249 @@
+"""How each setting follows from what the images say: a value, and the reason for it.
+
+What a kind of device takes well stands in `CPU` and `GPU`; the rules bend it to the data. How many
+crops would hold something is judged by windows of the nearest of `facts.CELL_SIDES`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.models.unet import network_context
+from pipeline.records import Classes
+from pipeline.survey.facts import CELL_SIDES
+from pipeline.survey.fingerprint import DataFingerprint, SplitFingerprint
+from pipeline.survey.tally import diameter_quantile
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What suits a kind of device, before the data has its say."""
+
+    name: str
+    depth: int
+    width: int
+    crop: int
+    batch: int
+    """Crops of `crop` pixels."""
+    most_batch: int
+    """However small the crops are."""
+
+
+CPU = Recipe("CPU", depth=4, width=16, crop=256, batch=8, most_batch=8)
+GPU = Recipe("GPU", depth=5, width=32, crop=512, batch=16, most_batch=64)
+
+_LARGE = 0.95  # quantile of the diameters that stands for large objects
+_CROP_DIAMETERS = 4  # large objects side by side in a crop
+_CONTEXT_DIAMETERS = 1.5  # large objects that the network sees in any direction
+_COARSEST = 8  # pixels a side that the lowest resolution of a crop has at least
+_FEWEST_STEPS = 150  # a network that gets fewer is better a smaller one
+_PIXELS_A_SECOND = 400_000  # one core trains this many at width 16, in bfloat16
+_BYTES_A_PIXEL = 3_000  # of memory that training takes at width 16, in float32
+_IMBALANCE = 20.0  # the most frequent class against the rarest, from which weights are worth it
+_LARGEST_WEIGHT = 10.0
+_RARE, _RARE_SHARE = 0.25, 0.33  # a class in fewer crops than this is rare; share it is then given
+_SCARCE, _OBJECT_SHARE = 0.1, 0.5  # crops without an object, from which and up to which to act
+_WIDE = 0.8  # share of images of wide range from which their values need no stretching
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What the training runs on."""
+
+    cpus: float
+    """Of one machine."""
+    gpus: int
+    memory: int
+    """Bytes of one machine."""
+    workers: int
+
+
+Normalization = Literal["percentile", "range", "none"]
+
+
+def why_method(name: str, classes: Classes, train: SplitFingerprint) -> str:
+    """Why a method fits the labels."""
+    things = [spec.name for spec in classes if spec.kind == "thing"]
+    stuff = [spec.name for spec in classes if spec.kind == "stuff"]
+    if name == "instance":
+        touching = f", of which {train.touching / max(train.objects, 1):.0%} touch another"
+        both = f"; it learns the stuff ({_listed(stuff)}) as well" if stuff else ""
+        return (
+            f"the labels tell {train.objects:,} objects of {_listed(things)} apart{touching}{both}"
+        )
+    return "the labels hold classes of pixels and no objects"
+
+
+def choose_normalization(
+    low: float, high: float, found: DataFingerprint
+) -> tuple[Normalization, str]:
+    """Photographs keep their values; all else is stretched from `low` to `high` percent."""
+    whole = found.whole
+    if whole.colour == whole.images and whole.wide_range >= _WIDE * whole.images:
+        return "range", (
+            f"8-bit colour, and {whole.wide_range / whole.images:.0%} of the images use half of "
+            "the range or more"
+        )
+    ends = whole.bright_levels
+    why = (
+        f"types differ: {_listed(whole.dtypes.values)}"
+        if len(whole.dtypes.values) > 1
+        else f"images are bright to different degrees: their bright ends lie from {ends.low:.4g} "
+        f"to {ends.high:.4g}"
+        if ends.high > 1.2 * ends.low
+        else "it fits any exposure"
+    )
+    return "percentile", f"{low:g} to {high:g} of each image; {why}"
+
+
+def choose_channels(found: DataFingerprint) -> tuple[int, str]:
+    """The most that any image needs."""
+    whole = found.whole
+    counts = whole.channels.values
+    if whole.colour == 0 and set(counts) <= {1, 3}:
+        stored = ", some stored as three equal channels" if 3 in counts else ""
+        return 1, f"all images are gray{stored}"
+    gray = whole.images - whole.colour
+    if max(counts) == 3:
+        mixed = f"; {gray:,} gray ones are repeated three times" if gray else ""
+        return 3, f"{whole.colour:,} of {whole.images:,} images are in colour{mixed}"
+    return max(counts), "as many as the images have"
+
+
+def wanted_depth(recipe: Recipe, train: SplitFingerprint, classes: Classes) -> tuple[int, str]:
+    """The depth that the data asks for, whatever the crops are."""
+    large = diameter_quantile(train.diameters, _LARGE)
+    if not math.isnan(large):
+        depth = recipe.depth
+        while depth < 6 and network_context(depth) < _CONTEXT_DIAMETERS * large:
+            depth += 1
+        return (
+            depth,
+            f"sees {network_context(depth)} pixels around, and a large object is {large:.0f}",
+        )
+    if sum(spec.kind == "stuff" for spec in classes) > 1:
+        depth = max(recipe.depth, 5)
+        return (
+            depth,
+            f"sees {network_context(depth)} pixels around: what stuff is shows by its place",
+        )
+    return recipe.depth, f"sees {network_context(recipe.depth)} pixels around"
+
+
+def choose_crop(recipe: Recipe, train: SplitFingerprint, depth: int) -> tuple[int, str]:
+    """The device's size, more for large objects, less for small images; a multiple of 2**depth."""
+    side, step = recipe.crop, 2**depth
+    median = diameter_quantile(train.diameters, 0.5)
+    large = diameter_quantile(train.diameters, _LARGE)
+    reason = f"suits a {recipe.name}"
+    if large * _CROP_DIAMETERS > side:
+        side = min(2 * side, math.ceil(large * _CROP_DIAMETERS))
+        reason = f"large objects have a diameter of {large:.0f} pixels"
+    elif not math.isnan(median):
+        reason = (
+            f"{side / median:.0f} times the median object's diameter of {median:.0f} pixels, "
+            f"{side / large:.0f} times a large one's {large:.0f}; {reason}"
+        )
+    longer = train.longer_sides.quantile(0.5)
+    if longer < side:
+        side, reason = longer, f"half of the images are no longer than {longer} pixels"
+    return max(16, -(-side // step) * step), f"{reason}; a multiple of {step}"
+
+
+def choose_depth(wanted: tuple[int, str], crop: int) -> tuple[int, str]:
+    """What the data asks for, as far as the crop can be halved."""
+    depth, reason = wanted
+    most = max(d for d in range(1, 8) if d == 1 or (crop % 2**d == 0 and crop >= _COARSEST * 2**d))
+    if most < depth:
+        return most, f"a crop of {crop} can't be halved more often"
+    return depth, reason
+
+
+def choose_batch(
+    recipe: Recipe, crop: int, width: int | None, hardware: Hardware
+) -> tuple[int, str]:
+    """The device's number of pixels a step, as far as the memory goes."""
+    workers = hardware.workers if hardware.gpus else 1
+    batch = max(1, min(recipe.most_batch, round(recipe.batch * recipe.crop**2 / crop**2)))
+    each = _BYTES_A_PIXEL * (width or recipe.width) / 16 * crop**2
+    room = max(1, int(hardware.memory / 2 / each))
+    if not hardware.gpus and room < batch:
+        return room, f"{room * each / 2**30:.1f} GiB, half of the memory that is here"
+    many = f" on each of {workers}" if workers > 1 else ""
+    return batch * workers, f"crops of {crop} pixels that suit a {recipe.name}{many}"
+
+
+def choose_width(
+    recipe: Recipe, minutes: float | None, step_pixels: int, hardware: Hardware
+) -> tuple[int, str]:
+    """The device's, halved where the time is too short for it."""
+    width = recipe.width
+    if minutes is None or hardware.gpus:
+        return width, f"suits a {recipe.name}"
+
+    def steps(width: int) -> float:
+        return minutes * 60 * hardware.cpus * _PIXELS_A_SECOND * (16 / width) ** 2 / step_pixels
+
+    while width > 8 and steps(width) < _FEWEST_STEPS:
+        width //= 2
+    return (
+        width,
+        f"about {steps(width):,.0f} steps in {minutes:g} minutes on {hardware.cpus:g} CPUs",
+    )
+
+
+def choose_weights(classes: Classes, train: SplitFingerprint) -> tuple[list[float], str]:
+    """Inverse square roots of the classes' frequencies, as far as that is wise."""
+    equal = [1.0] * len(classes)
+    present = {s.name: n for s, n in zip(classes, train.class_pixels, strict=True) if n}
+    if len(present) < 3:
+        return equal, "equal: Dice balances two classes"
+    rarest, most = min(present, key=lambda c: present[c]), max(present.values())
+    ratio = most / present[rarest]
+    if ratio < _IMBALANCE:
+        return equal, f"equal: the most frequent class has {ratio:.0f} times the pixels of {rarest}"
+    weights = [
+        round(min(_LARGEST_WEIGHT, math.sqrt(most / n)), 2) if n else 1.0
+        for n in train.class_pixels
+    ]
+    return weights, (
+        f"{rarest} has {present[rarest] / train.labelled_pixels:.2%} of the pixels: the square "
+        f"root of how much rarer a class is than the most frequent, at most {_LARGEST_WEIGHT:g}"
+    )
+
+
+def choose_rare_class(
+    classes: Classes, train: SplitFingerprint, crop: int, room: float
+) -> tuple[float, str]:
+    """A share of the crops where a class is rare among them, at most `room`."""
+    if sum(spec.kind != "background" for spec in classes) < 2 and train.objects:
+        return 0.0, "one class, whose objects sampling.objects looks after"
+    row = _nearest_cell(crop)
+    held = zip(classes, train.class_cells[row], strict=True)
+    shares = {spec.name: n / max(train.cells[row], 1) for spec, n in held if n}
+    if not shares:
+        return 0.0, "no class has a pixel"
+    rarest = min(shares, key=lambda name: shares[name])
+    seen = f"{rarest}, the rarest class, is in {shares[rarest]:.1%} of windows of {CELL_SIDES[row]}"
+    return (min(_RARE_SHARE, room) if shares[rarest] < _RARE else 0.0), seen
+
+
+def choose_objects(
+    method: str, train: SplitFingerprint, crop: int, room: float
+) -> tuple[float, str]:
+    """Where many crops would hold no object, so many of them are centred on one; at most `room`."""
+    if method != "instance" or not train.objects:
+        return 0.0, "no objects to centre on"
+    row = _nearest_cell(crop)
+    empty = 1 - train.object_cells[row] / max(train.cells[row], 1)
+    seen = f"{1 - empty:.0%} of windows of {CELL_SIDES[row]} pixels hold an object"
+    return (round(min(_OBJECT_SHARE, empty, room), 2) if empty >= _SCARCE else 0.0), seen
+
+
+def _nearest_cell(crop: int) -> int:
+    """Which of `CELL_SIDES` a crop is most like."""
+    return min(range(len(CELL_SIDES)), key=lambda i: abs(math.log(CELL_SIDES[i] / crop)))
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,406 @@
+"""What images say, adds up to, hide, and are configured by; and jobs.inspect as a user runs it."""
+
+import json
+import random
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from jobs import inspect, train
+from pipeline.config import (
+    InspectSettings,
+    MethodSettings,
+    NetworkSettings,
+    NormalizeSettings,
+    SamplingSettings,
+    TrainSettings,
+)
+from pipeline.errors import DataProblems
+from pipeline.labels.folder import AnnotatedData, open_folder, read_sample
+from pipeline.records import VOID, Box, ClassSpec, Label, ObjectMask, Problem, Sample
+from pipeline.survey.configure import Configuration, configure
+from pipeline.survey.facts import CELL_SIDES, ImageFacts, measure_image
+from pipeline.survey.fingerprint import DataFingerprint
+from pipeline.survey.picture import busiest_window, pick_images
+from pipeline.survey.problems import find_problems
+from pipeline.survey.rules import Hardware
+from pipeline.survey.tally import diameter_bins, diameter_quantile
+from pipeline.synthetic import CLASSES, write_annotated
+
+CELLS = (
+    ClassSpec(id=0, name="background", kind="background"),
+    ClassSpec(id=1, name="cell", kind="thing"),
+)
+LAPTOP = Hardware(cpus=2, gpus=0, memory=8 << 30, workers=1)
+
+
+def scene(instances: np.ndarray, pixels: np.ndarray | None = None, name: str = "a") -> Sample:
+    """A sample whose objects are brighter than their surroundings, unless it is given pixels."""
+    semantic = (instances > 0).astype(np.uint8)
+    if pixels is None:
+        pixels = (40 + 160 * semantic)[..., None].astype(np.uint8)
+    return Sample(name, pixels, Label(semantic, instances.astype(np.int32)))
+
+
+def discs(side: int, radius: int, spacing: int, name: str = "a", gray: int = 40) -> Sample:
+    """An image full of discs that do not touch."""
+    mask = np.zeros((side, side), np.uint8)
+    for y in range(spacing // 2, side, spacing):
+        for x in range(spacing // 2, side, spacing):
+            cv2.circle(mask, (x, y), radius, 1, cv2.FILLED)
+    ids = cv2.connectedComponents(mask)[1]
+    return scene(ids, (gray + 160 * mask)[..., None].astype(np.uint8), name)
+
+
+def facts_of(sample: Sample, split: str = "train") -> ImageFacts:
+    return measure_image(sample, split, CELLS)
+
+
+def test_objects_are_counted_by_class_size_and_neighbourhood() -> None:
+    ids = np.zeros((64, 128), np.int32)
+    ids[0:10, 0:10] = 7
+    ids[10:20, 10:20] = 300_000_000  # meets 7 at a corner; an id of 32 bits
+    ids[40:44, 100:104] = 9
+    facts = facts_of(scene(ids))
+    assert facts.class_objects == (0, 3)
+    assert facts.class_pixels == (64 * 128 - 216, 216)
+    assert (facts.touching, facts.overlapping) == (2, 0)
+    assert diameter_quantile(facts.diameters, 1) == pytest.approx(2 * np.sqrt(100 / np.pi), rel=0.1)
+    assert diameter_quantile(facts.diameters, 0.2) == pytest.approx(
+        2 * np.sqrt(16 / np.pi), rel=0.1
+    )
+    assert (facts.cells[0], facts.object_cells[0]) == (2, 2)
+    assert (facts.cells[2], facts.object_cells[2]) == (1, 1)
+
+
+def test_overlapping_objects_are_counted_whole() -> None:
+    ids = np.zeros((20, 20), np.int32)
+    ids[0:10, 0:10], ids[5:10, 5:10] = 1, 2
+    masks = (
+        ObjectMask.pack(1, 1, Box(0, 0, 10, 10), np.ones((10, 10), bool)),
+        ObjectMask.pack(2, 1, Box(5, 5, 10, 10), np.ones((5, 5), bool)),
+        ObjectMask.pack(3, 1, Box(15, 15, 19, 19), np.ones((4, 4), bool)),
+    )
+    sample = scene(ids)
+    facts = facts_of(replace(sample, label=replace(sample.label, objects=masks)))
+    assert (facts.objects, facts.overlapping) == (3, 2)
+    whole = 2 * np.sqrt(100 / np.pi)
+    assert diameter_quantile(facts.diameters, 1) == pytest.approx(whole, rel=0.1)
+
+
+def test_void_pixels_belong_to_no_class() -> None:
+    sample = discs(64, 4, 16)
+    sample.label.semantic[:32] = VOID
+    facts = facts_of(sample)
+    assert facts.void_pixels == 32 * 64
+    assert sum(facts.class_pixels) == 32 * 64
+    assert facts.objects == 8  # the other eight lie in void
+
+
+def test_looks() -> None:
+    bright = discs(64, 6, 20)
+    dark = replace(bright, pixels=255 - bright.pixels)
+    gray = replace(bright, pixels=np.repeat(bright.pixels, 3, axis=-1))
+    red = replace(gray, pixels=gray.pixels * np.array([1, 0, 0], np.uint8))
+    assert [facts_of(s).polarity for s in (bright, dark)] == ["bright", "dark"]
+    assert facts_of(scene(np.zeros((8, 8)))).polarity == "unclear"
+    assert [facts_of(s).colour for s in (bright, gray, red)] == [False, False, True]
+    assert facts_of(bright).levels == (40, 40, 200)
+    holes = replace(bright, pixels=np.full((64, 64, 1), np.nan, np.float32))
+    assert facts_of(holes).levels == (0, 0, 0)
+    assert facts_of(bright).content == facts_of(replace(bright, name="b")).content
+    assert facts_of(bright).content != facts_of(dark).content
+
+
+def test_diameters_of_many_objects_are_right_to_a_few_percent() -> None:
+    diameters = np.random.default_rng(0).lognormal(3, 0.5, 1_000_000)
+    bins = diameter_bins(diameters)
+    for share in (0.05, 0.5, 0.95):
+        exact = np.quantile(diameters, share)
+        assert diameter_quantile(bins, share) == pytest.approx(exact, rel=0.02)
+    assert np.isnan(diameter_quantile(diameter_bins(np.zeros(0)), 0.5))
+
+
+def test_fingerprints_add_up_in_any_order_and_grouping() -> None:
+    facts = [
+        facts_of(discs(40 + 8 * i, 3 + i, 20, f"n{i}", gray=10 * i), ["train", "val"][i % 3 == 0])
+        for i in range(7)
+    ]
+    whole = DataFingerprint.of(facts, CELLS)
+    assert [s.images for s in whole.splits] == [4, 3]
+    assert whole.whole.objects == sum(one.objects for one in facts)
+    parts = [DataFingerprint.of([one], CELLS) for one in facts]
+    for seed in range(3):
+        random.Random(seed).shuffle(parts)
+        half = seed + 2
+        left, right = (reduce(lambda a, b: a + b, p) for p in (parts[:half], parts[half:]))
+        assert left + right == whole
+
+
+def lines(facts: list[ImageFacts], unread: tuple[Problem, ...] = (), **kw: int) -> tuple[str, str]:
+    found = find_problems("data", [f.split for f in facts], facts, unread, CELLS, **kw)
+    return tuple("\n".join(map(str, group)) for group in (found.problems, found.notes))  # type: ignore[return-value]
+
+
+def test_every_problem_has_its_line() -> None:
+    one, other = facts_of(discs(64, 5, 20, "one")), facts_of(discs(64, 6, 20, "other"), "val")
+    assert lines([one, other]) == ("", "")
+    assert lines([one]) == ("data has no image of the split val", "")
+    twin = replace(one, name="twin", split="val")
+    assert "twin in the split val is the same image as one in train" in lines([one, twin])[0]
+    again = replace(one, name="again")
+    assert lines([one, again, other]) == ("", "again is the same image as one in train")
+    empty = facts_of(scene(np.zeros((8, 8)), name="empty"))
+    problem, note = lines([empty, other])
+    assert problem == "data labels nothing but background in the images of the split train"
+    assert "has no pixel of cell in train, but in val: it cannot be learnt" in note
+    problem, note = lines([one, empty, other])
+    assert (problem, note) == ("", "data labels nothing but background in 1 of train: empty")
+    four = replace(one, name="four", channels=4, content="x")
+    colour = replace(one, name="colour", channels=3, colour=True, content="y")
+    assert "colour has 3 channels, not 4 as" in lines([one, four, colour, other])[0]
+    assert (
+        "four has 4 channels, not 3 as setting channels says"
+        in lines([one, four, colour, other], channels=3)[0]
+    )
+    assert lines([one, colour, other], channels=1)[0] == ""
+    assert lines([one, other], (Problem("x.png", "is damaged"),))[0] == "x.png is damaged"
+
+
+def chosen(
+    samples: list[Sample],
+    classes: tuple[ClassSpec, ...] = CELLS,
+    hardware: Hardware = LAPTOP,
+    instances: bool = True,
+    **given: object,
+) -> Configuration:
+    facts = [measure_image(sample, "train", classes) for sample in samples]
+    uri = "labels" if instances else None
+    images = tuple(
+        annotated_image(sample.name, uri, None if instances else "semantic") for sample in samples
+    )
+    data = AnnotatedData("data", images, classes, VOID)
+    settings = TrainSettings(data="d", output="o", **given)
+    return configure(settings, data, DataFingerprint.of(facts, classes), hardware)
+
+
+def annotated_image(name: str, instances: str | None, semantic: str | None) -> object:
+    from pipeline.records import AnnotatedImage
+
+    return AnnotatedImage(name, "train", "image", instances, semantic, {})
+
+
+def reason(configuration: Configuration, setting: str) -> str:
+    (found,) = [c.reason for c in configuration.choices if c.setting == setting]
+    return found
+
+
+def test_nuclei_on_a_cpu_get_the_recipe() -> None:
+    got = chosen([discs(256, 10, 30, gray=10), discs(320, 10, 30, gray=60)])
+    s = got.settings
+    assert (s.network.depth, s.network.width, s.crop, s.batch_size) == (4, 16, 256, 8)
+    assert (s.normalize.kind, s.normalize.low, s.normalize.high) == ("percentile", 1, 99.8)
+    assert (s.method.name, s.method.class_weights, s.channels) == ("instance", [1, 1], 1)
+    assert (s.sampling.rare_class, s.sampling.objects) == (0, 0)
+    assert "13 times the median object's diameter of 20 pixels" in reason(got, "crop")
+    assert "all images are gray" in reason(got, "channels")
+    assert "100% of windows of 256 pixels hold an object" in reason(got, "sampling.objects")
+    assert "their bright ends lie from 170 to 220" in reason(got, "normalize.kind")
+    assert all(choice.reason for choice in got.choices)
+
+
+def test_what_is_given_is_kept() -> None:
+    got = chosen(
+        [discs(256, 10, 30)],
+        crop=96,
+        batch_size=3,
+        channels=3,
+        network=NetworkSettings(depth=2, width=24),
+        normalize=NormalizeSettings(kind="range", high=99),
+        method=MethodSettings(name="semantic", class_weights=[1, 4]),
+        sampling=SamplingSettings(rare_class=0.5, objects=0.25),
+    )
+    assert {choice.reason for choice in got.choices} == {"as given"}
+    s = got.settings
+    assert (s.crop, s.batch_size, s.channels) == (96, 3, 3)
+    assert s.network == NetworkSettings(depth=2, width=24)
+    assert s.normalize == NormalizeSettings(kind="range", high=99)
+    assert s.method == MethodSettings(name="semantic", class_weights=[1, 4])
+    assert s.sampling == SamplingSettings(rare_class=0.5, objects=0.25)
+
+
+def test_crop_and_depth_follow_objects_images_and_each_other() -> None:
+    large = chosen([discs(1024, 45, 128)])
+    assert (large.settings.crop, large.settings.network.depth) == (384, 5)
+    assert large.settings.batch_size == 4  # as many pixels as in the recipe
+    assert "large objects have a diameter of 9" in reason(large, "crop")
+    small = chosen([discs(70, 5, 20)])
+    assert small.settings.crop == 80
+    assert "no longer than 70 pixels" in reason(small, "crop")
+    assert small.settings.network.depth == 3
+    shallow = chosen([discs(256, 10, 30)], crop=100)
+    assert shallow.settings.network.depth == 2
+    assert reason(shallow, "network.depth") == "a crop of 100 can't be halved more often"
+    deep = chosen([discs(90, 5, 20)], network=NetworkSettings(depth=6))
+    assert deep.settings.crop == 128
+
+
+def test_the_device_and_the_time_shape_the_network() -> None:
+    samples = [discs(512, 10, 30)]
+    gpus = chosen(samples, hardware=Hardware(cpus=16, gpus=2, memory=64 << 30, workers=2))
+    assert (gpus.settings.network.width, gpus.settings.network.depth) == (32, 5)
+    assert (gpus.settings.crop, gpus.settings.batch_size) == (512, 32)
+    hasty = chosen(samples, max_minutes=0.5)
+    assert hasty.settings.network.width == 8
+    assert "in 0.5 minutes on 2 CPUs" in reason(hasty, "network.width")
+    tight = chosen(samples, hardware=replace(LAPTOP, memory=1 << 30))
+    assert tight.settings.batch_size == 2
+    assert "half of the memory" in reason(tight, "batch_size")
+
+
+STREET = tuple(
+    ClassSpec(id=i, name=name, kind="stuff") for i, name in enumerate(("road", "sky", "sign"))
+)
+
+
+def street() -> Sample:
+    semantic = np.zeros((360, 480), np.uint8)
+    semantic[:180], semantic[100:108, 200:208] = 1, 2
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (360, 480, 3)).astype(np.uint8)
+    return Sample("street", pixels, Label(semantic, np.zeros(semantic.shape, np.int32)))
+
+
+def test_a_street_is_semantic_weighted_and_sampled_by_class() -> None:
+    got = chosen([street()], STREET, instances=False)
+    s = got.settings
+    assert (s.method.name, s.normalize.kind, s.channels) == ("semantic", "range", 3)
+    assert s.network.depth == 5
+    road, sky, sign = s.method.class_weights
+    assert (road, sign) == (pytest.approx(1, abs=0.1), 10)
+    assert sky == 1
+    assert "sign has 0.04% of the pixels" in reason(got, "method.class_weights")
+    assert (s.sampling.rare_class, s.sampling.objects) == (0, 0)  # in 1 of 2 x 1 windows
+    small = chosen([street()], STREET, instances=False, crop=64)
+    assert small.settings.sampling.rare_class == 0.33
+    assert "sign, the rarest class, is in 2.1%" in reason(small, "sampling.rare_class")
+
+
+def test_scarce_objects_are_sought() -> None:
+    ids = np.zeros((1024, 1024), np.int32)
+    ids[100:120, 100:120] = 1
+    got = chosen([scene(ids)], sampling=SamplingSettings(rare_class=0.7))
+    assert got.settings.sampling.objects == pytest.approx(0.3)
+    assert "6% of windows of 256 pixels hold an object" in reason(got, "sampling.objects")
+
+
+def test_picks_show_every_class_and_window_the_busiest_part() -> None:
+    plain = [facts_of(discs(64, 3, 32, f"n{i}")) for i in range(20)]
+    rich = facts_of(discs(64, 9, 20, "rich"))
+    picks = pick_images([*plain, rich], CELLS, 6)
+    assert picks[0].facts.name == "rich"
+    assert picks[0].why == "most cell"
+    assert len({pick.facts.name for pick in picks}) == 6
+    ids = np.zeros((400, 300), np.int32)
+    ids[300:340, 200:240] = np.arange(1600).reshape(40, 40)
+    box = busiest_window(scene(ids).label, 100)
+    assert (box.y1 - box.y0, box.x1 - box.x0) == (100, 100)
+    assert box.y0 <= 300 <= 340 <= box.y1
+    assert box.x0 <= 200 <= 240 <= box.x1
+    assert busiest_window(scene(np.zeros((5, 7))).label, 100) == Box(0, 0, 5, 7)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_inspect_shows_what_is_there(
+    annotated: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "inspect.png"
+    settings = InspectSettings(data=annotated, json=True, picture=str(picture), images=4)
+    assert inspect.work(settings) == 0
+    found = json.loads(capsys.readouterr().out)
+    data = open_folder(annotated, 0.2)
+    labels = [read_sample(image, data.classes, data.void).label for image in data.images]
+    everything = found["fingerprint"][-1]
+    assert everything["images"] == 16
+    assert everything["objects"] == sum(len(np.unique(one.instances)) - 1 for one in labels)
+    assert [c["pixels"] for c in everything["classes"]] == [
+        sum(int((one.semantic == spec.id).sum()) for one in labels) for spec in CLASSES
+    ]
+    assert everything["types"] == {"uint16": 6, "uint8": 10}
+    assert found["problems"] == []
+    assert {c["setting"] for c in found["choices"]} >= {"crop", "network.depth", "channels"}
+    drawn = cv2.imread(str(picture))
+    assert drawn.shape[1] == 3 * 320 + 4 * 6
+    assert len(np.unique(drawn[:320].reshape(-1, 3), axis=0)) > 100
+    assert inspect.work(InspectSettings(data=annotated)) == 0
+    text = capsys.readouterr().out
+    for word in ("touch another", "crystal", "method.name", "because"):
+        assert word in text
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_wrong_data_stops_before_any_worker_with_one_line_a_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_annotated(str(tmp_path), [(40, 40)] * 5, ["train"] * 4 + ["val"], seed=0)
+    bad = tmp_path / "labels/scene-0001.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    cv2.imwrite(str(tmp_path / "semantic/scene-0002.png"), np.full((40, 40), 77, np.uint8))
+    cv2.imwrite(str(tmp_path / "labels/scene-0003.png"), np.zeros((40, 41), np.uint16))
+    (tmp_path / "images/scene-0004.tif").unlink(missing_ok=True)
+    for path in (tmp_path / "images").glob("scene-0004.*"):
+        path.unlink()
+    (tmp_path / "images/scene-0004.png").write_bytes(
+        (tmp_path / "images/scene-0000.png").read_bytes()
+    )
+    expected = [
+        "labels/scene-0001.png damaged PNG",
+        "labels/scene-0003.png is 40 x 41, its image 40 x 40",
+        "semantic/scene-0002.png holds class ids that classes.yaml does not name: [77]",
+        "scene-0004 in the split val is the same image as scene-0000 in train",
+    ]
+    output = tmp_path / "model"
+    settings = TrainSettings(data=str(tmp_path), output=str(output), epochs=1)
+    with pytest.raises(DataProblems) as training:
+        train.work(settings)
+    with pytest.raises(DataProblems) as inspecting:
+        inspect.work(InspectSettings(data=str(tmp_path), json=True))
+    assert json.loads(capsys.readouterr().out)["problems"]
+    assert training.value.problems == inspecting.value.problems
+    assert len(training.value.problems) == len(expected)
+    for line, part in zip(training.value.problems, expected, strict=True):
+        assert part in line
+    assert not output.exists()
+
+
+def test_the_settings_as_run_hold_every_choice(trained: str) -> None:
+    run = yaml.safe_load((Path(trained) / "settings.yaml").read_text())
+    assert (run["crop"], run["network"]["depth"]) == (96, 2)  # as given
+    assert (run["channels"], run["batch_size"]) == (3, 8)  # as chosen
+    assert run["normalize"]["kind"] == "percentile"
+    assert len(run["method"]["class_weights"]) == len(CLASSES)
+    assert None not in (run["sampling"]["rare_class"], run["sampling"]["objects"])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_real_nuclei(dsb2018: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert inspect.work(InspectSettings(data=str(dsb2018), json=True)) == 0
+    found = json.loads(capsys.readouterr().out)
+    everything = found["fingerprint"][-1]
+    assert (everything["images"], everything["in_colour"]) == (598, 96)
+    assert everything["objects"] == 26057
+    assert everything["diameters"][1] == pytest.approx(20, abs=1)
+    values = {choice["setting"]: choice["value"] for choice in found["choices"]}
+    assert values["channels"] == 3
+    assert (values["crop"], values["network.depth"], values["batch_size"]) == (256, 4, 8)
+
+
+def test_windows_are_those_that_crops_are_judged_by() -> None:
+    facts = facts_of(discs(512, 5, 40))
+    assert facts.cells == tuple((512 // side) ** 2 for side in CELL_SIDES)
+    assert facts.object_cells == facts.cells
