@@ -112,8 +112,15 @@ class MethodSettings(Section):
     foreground_threshold: float = Field(
         0.5, gt=0, lt=1, description="probability from which a pixel belongs to an object"
     )
-    seed_threshold: float = Field(
-        0.5, gt=0, lt=1, description="interior value from which a pixel starts an object"
+    vote_blur: float = Field(
+        2.0,
+        ge=0.5,
+        le=50,
+        description="pixels by which the votes for an object's middle are spread: less parts "
+        "objects sooner, more joins them",
+    )
+    reach: int | None = Field(
+        None, ge=16, description=f"pixels from which an object's middle is found; {_CHOSEN}"
     )
     min_area: int = Field(
         8, ge=1, description="objects of fewer pixels are taken for noise and dropped"
@@ -450,21 +457,21 @@ class PredictSettings(JobSettings):
     foreground_threshold: float | None = Field(
         None, gt=0, lt=1, description="instead of the bundle's"
     )
-    seed_threshold: float | None = Field(None, gt=0, lt=1, description="instead of the bundle's")
+    vote_blur: float | None = Field(None, ge=0.5, le=50, description="instead of the bundle's")
     min_area: int | None = Field(None, ge=1, description="instead of the bundle's")
     regions: RegionSettings = RegionSettings()
     reader: ReaderSettings = ReaderSettings()
 
     def decoding(self, method: MethodSettings) -> MethodSettings:
         """The bundle's method settings with this job's thresholds in their place."""
-        keys = ("foreground_threshold", "seed_threshold", "min_area")
+        keys = ("foreground_threshold", "vote_blur", "min_area")
         chosen = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
         return method.model_copy(update=chosen)
 
     def results_fingerprint(self) -> str:
         """Hash of the settings that change results; the others only change how fast they come."""
         keys = {
-            "precision", "views", "foreground_threshold", "seed_threshold", "min_area", "regions"
+            "precision", "views", "foreground_threshold", "vote_blur", "min_area", "regions"
         }  # fmt: skip
         return fingerprint(self.model_dump(include=keys) | {"reader": self.reader.model_dump()})
 

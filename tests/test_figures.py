@@ -8,7 +8,7 @@ import torch
 
 from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings, TrainSettings
 from pipeline.figures import match_labels, object_classes, summarize
-from pipeline.labels.folder import open_folder, read_sample
+from pipeline.labels import open_data, read_sample
 from pipeline.methods import build_method
 from pipeline.metrics import confusion
 from pipeline.models.bundle import BundleSpec
@@ -57,7 +57,7 @@ def test_an_object_is_of_the_class_of_most_of_its_pixels() -> None:
 def test_validation_is_the_same_on_any_number_of_workers(
     annotated: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
-    data = open_folder(annotated, 0.2)
+    data = open_data(annotated, val_fraction=0.2)
     samples = [read_sample(image, data.classes, data.void) for image in data.images][:7]
     torch.manual_seed(0)
     spec = BundleSpec(

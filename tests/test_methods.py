@@ -20,8 +20,8 @@ def perfect_outputs(method: Method, label: Label) -> dict[str, torch.Tensor]:
     targets = {name: torch.from_numpy(t)[None] for name, t in method.targets(label).items()}
     channels = torch.arange(len(method.classes))[None, :, None, None]
     outputs = {"semantic": (targets["semantic"][:, None] == channels) * 20.0}
-    if "seed" in method.heads:
-        outputs["seed"] = torch.logit(targets["seed"][:, None].clamp(1e-4, 1 - 1e-4))
+    if "offset" in method.heads:
+        outputs["offset"] = torch.stack([targets["offset_y"], targets["offset_x"]], 1)
     return outputs
 
 

@@ -21,7 +21,7 @@ from pipeline.config import (
     TrainSettings,
 )
 from pipeline.errors import DataProblems
-from pipeline.labels.folder import AnnotatedData, open_folder, read_sample
+from pipeline.labels import AnnotatedData, open_data, read_sample
 from pipeline.records import VOID, Box, ClassSpec, Label, ObjectMask, Problem, Sample
 from pipeline.survey.configure import Configuration, configure
 from pipeline.survey.facts import CELL_SIDES, ImageFacts, measure_image
@@ -323,7 +323,7 @@ def test_inspect_shows_what_is_there(
     settings = InspectSettings(data=annotated, json=True, picture=str(picture), images=4)
     assert inspect.work(settings) == 0
     found = json.loads(capsys.readouterr().out)
-    data = open_folder(annotated, 0.2)
+    data = open_data(annotated, val_fraction=0.2)
     labels = [read_sample(image, data.classes, data.void).label for image in data.images]
     everything = found["fingerprint"][-1]
     assert everything["images"] == 16

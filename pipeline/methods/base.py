@@ -36,6 +36,8 @@ class Method(ABC):
     """One way to turn U-Net outputs into classes and objects."""
 
     name: str
+    directed: frozenset[str] = frozenset()
+    """Heads whose two channels are the y and x of a direction: it turns with the image."""
     judged_by: Literal["objects", "pixels"] = "objects"
     """Whether AP of objects or IoU of pixels tells which of two networks is better."""
 

@@ -1,15 +1,20 @@
-"""Bottom-up instances for things that do not overlap: seeds inside objects, grown to their edges.
+"""Bottom-up instances for things that do not overlap: every pixel votes for its object's middle.
 
-The semantic head says which pixels belong to things and to which class. The seed head says how
-deep inside its object a pixel lies. Where that is deep enough is a seed, each connected seed is an
-object, and each foreground pixel joins the nearest seed. An object's class is the vote of its
-pixels.
+The semantic head says which pixels belong to things and to which class. The offset head says where
+the middle of a pixel's object lies. A pixel's vote is where its offset leads, and from there the
+offset found there, and so on: a few such steps bring the votes of one object close together, as in
+mean shift. Where votes pile up is a middle; each pixel joins the one nearest to its vote. An
+object's class is that of most of its pixels.
 
-Legend: B batch, H height, W width, K classes.
+Votes for centres as in Neven et al. 2019 (arXiv:1906.11109) and Cheng et al. 2020
+(arXiv:1911.10194).
+
+Legend: B batch, H height, W width, K classes, P foreground pixels. Offsets are (y, x).
 """
 
 from collections.abc import Mapping
 
+import cc3d
 import cv2
 import numpy as np
 import torch
@@ -29,22 +34,37 @@ from pipeline.methods.base import (
 )
 from pipeline.records import VOID, InstanceMap, Label, Maps, Segmentation
 
+_UNITS = 4  # the network's 1 is a quarter of the reach, so that common offsets are of its order
+_EXACT = 0.1  # network units below which an error counts by its square
+_STEPS = 3  # offsets followed, one after the other
+_APART = 4  # pixels that two middles are at least apart
+_FEWEST = 0.5  # votes a pixel, smoothed, that a middle has at least
+
 
 class InstanceMethod(Method):
-    """Two heads: a softmax over the classes, and the depth inside an object."""
+    """Two heads: a softmax over the classes, and the way to the middle of the object."""
 
     name = "instance"
+    directed = frozenset({"offset"})
 
     @property
     def heads(self) -> dict[str, int]:
-        return {"semantic": len(self.classes), "seed": 1}
+        return {"semantic": len(self.classes), "offset": 2}
+
+    @property
+    def reach(self) -> float:
+        """Pixels that an offset spans at most."""
+        return float(self.settings.reach or 64)
 
     def targets(self, label: Label) -> dict[str, NDArray[np.generic]]:
         semantic = class_lookup(self.classes)[label.semantic]
+        offset = offset_target(label.instances) * np.float32(_UNITS / self.reach)
+        inside = (label.instances > 0) & (semantic != VOID)
         return {
             "semantic": semantic,
-            "seed": seed_target(label.instances),
-            "valid": (semantic != VOID).astype(np.float32),
+            "offset_y": offset[0],
+            "offset_x": offset[1],
+            "inside": inside.astype(np.float32),
         }
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
@@ -52,33 +72,36 @@ class InstanceMethod(Method):
         weights = self.settings.class_weights
         tensor = None if weights is None else logits.new_tensor(weights, dtype=torch.float32)
         semantic = cross_entropy_dice(logits, targets["semantic"], tensor)
-        return semantic + _seed_loss(
-            outputs["seed"][:, 0].float(), targets["seed"], targets["valid"]
-        )
+        truth = torch.stack([targets["offset_y"], targets["offset_x"]], 1)
+        return semantic + _offset_loss(outputs["offset"].float(), truth, targets["inside"])
 
     def maps(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         probabilities = outputs["semantic"].float().softmax(1)
         things = [i for i, spec in enumerate(self.classes) if spec.kind == "thing"]
         ids = torch.tensor([spec.id for spec in self.classes], dtype=torch.uint8)
         chosen = probabilities.argmax(1)
+        offset = (outputs["offset"].float() / _UNITS).clamp(-1, 1) * 127 + 128
         return {
             "class": ids.to(chosen.device)[chosen],
             "thing": ids[things].to(chosen.device)[probabilities[:, things].argmax(1)],
             "foreground": to_byte(probabilities[:, things].sum(1).clamp_max(1)),
-            "seed": to_byte(outputs["seed"][:, 0].float().sigmoid()),
+            "offset_y": offset[:, 0].round_().to(torch.uint8),
+            "offset_x": offset[:, 1].round_().to(torch.uint8),
         }
 
     def decode(self, maps: Maps) -> Segmentation:
         foreground = maps["foreground"] >= round(self.settings.foreground_threshold * 255)
-        seeds = foreground & (maps["seed"] >= round(self.settings.seed_threshold * 255))
-        instances = drop_small(grow(seeds, foreground), self.settings.min_area)
+        offset = np.stack([maps["offset_y"], maps["offset_x"]]).astype(np.float32) - 128
+        votes = follow(offset * np.float32(self.reach / 127), foreground)
+        joined = join(votes, foreground, self.settings.vote_blur)
+        instances = drop_small(keep_whole(joined, foreground), self.settings.min_area)
         n = int(instances.max(initial=0))
         claimed = instances > 0
         owner = instances[claimed]
-        votes = np.zeros((n, 256), np.int64)
-        np.add.at(votes, (owner - 1, maps["thing"][claimed]), 1)
-        class_ids = votes.argmax(1).astype(np.uint8)
-        areas = votes.sum(1)
+        counts = np.zeros((n, 256), np.int64)
+        np.add.at(counts, (owner - 1, maps["thing"][claimed]), 1)
+        class_ids = counts.argmax(1).astype(np.uint8)
+        areas = counts.sum(1)
         certainty = np.bincount(owner, maps["foreground"][claimed], minlength=n + 1)[1:]
         semantic = clear_unclaimed(maps["class"], claimed, self.classes)
         semantic[claimed] = class_ids[owner - 1]
@@ -90,18 +113,24 @@ class InstanceMethod(Method):
         )
 
 
-def seed_target(instances: InstanceMap) -> NDArray[np.float32]:
-    """(H, W) depth inside the object: 0 outside, 1 at its innermost pixel.
+def offset_target(instances: InstanceMap) -> NDArray[np.float32]:
+    """(2, H, W) pixels from each pixel to the middle of its object; 0 outside of objects.
 
-    Depth is the distance to the nearest pixel that is not the object's, divided by the largest
-    such distance in the object, so that small and large objects look alike to the network.
+    The middle is the mean of the object's pixels, the deep ones counting more, so that it lies
+    inside of bent objects too, or close to them.
     """
-    distance = edge_distance(instances)
-    deepest = np.zeros(int(instances.max(initial=0)) + 1, np.float32)
-    np.maximum.at(deepest, instances.ravel(), distance.ravel())
-    return np.where(instances > 0, distance / np.maximum(deepest, 1e-6)[instances], 0).astype(
-        np.float32
-    )
+    depth = edge_distance(instances)
+    n = int(instances.max(initial=0)) + 1
+    deepest = np.zeros(n, np.float32)
+    np.maximum.at(deepest, instances.ravel(), depth.ravel())
+    weight = (depth / np.maximum(deepest, 1e-6)[instances]).astype(np.float64).ravel() ** 2
+    total = np.maximum(np.bincount(instances.ravel(), weight, n), 1e-9)
+    here = np.indices(instances.shape, np.float32)
+    ways = [
+        (np.bincount(instances.ravel(), weight * axis.ravel(), n) / total)[instances] - axis
+        for axis in here
+    ]
+    return np.where(instances > 0, np.stack(ways), 0).astype(np.float32)
 
 
 def edge_distance(instances: InstanceMap) -> NDArray[np.float32]:
@@ -120,32 +149,84 @@ def edge_distance(instances: InstanceMap) -> NDArray[np.float32]:
     return np.where(instances > 0, distance + 1, 0).astype(np.float32)
 
 
-def grow(seeds: NDArray[np.bool_], foreground: NDArray[np.bool_]) -> InstanceMap:
-    """Each connected seed becomes an object and takes the foreground pixels nearest to it.
+def follow(offset: NDArray[np.float32], foreground: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(2, P) the pixel (y, x) that each foreground pixel's offsets lead to; they end outside."""
+    height, width = foreground.shape
+    limits = np.array([[height - 1], [width - 1]], np.float32)
+    place = np.stack(np.nonzero(foreground)).astype(np.float32)
+    for _ in range(_STEPS):
+        y, x = np.rint(place).astype(np.int64)
+        step = offset[:, y, x] * foreground[y, x]
+        place = np.clip(place + step, 0, limits)
+    return np.rint(place).astype(np.int64)
 
-    A foreground component without a seed is an object of its own: too small or too faint to have
-    one, but seen.
+
+def join(
+    votes: NDArray[np.int64], foreground: NDArray[np.bool_], blur: float
+) -> NDArray[np.uint32]:
+    """(H, W) the number of the middle that each foreground pixel joins; 0 outside, or without any.
+
+    Args:
+        votes: (2, P) of the foreground pixels.
+        blur: standard deviation in pixels by which votes are spread.
     """
+    height, width = foreground.shape
+    y, x = votes
+    counts = np.bincount(y * width + x, minlength=height * width).reshape(height, width)
+    pile = cv2.GaussianBlur(counts.astype(np.float32), (0, 0), blur)
+    near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _APART + 1, 2 * _APART + 1))
+    is_middle = (pile >= cv2.dilate(pile, near)) & (pile >= _FEWEST)
+    # A flat top, or a middle between two pixels, is one.
+    middles = connected_components(
+        cv2.dilate(is_middle.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0, connectivity=8
+    )
+    joined = np.zeros(foreground.shape, np.uint32)
+    if middles.any():
+        joined[foreground] = nearest(middles)[y, x]
+    return joined
+
+
+def keep_whole(joined: NDArray[np.uint32], foreground: NDArray[np.bool_]) -> InstanceMap:
+    """Objects in one piece: the largest of each stays, smaller ones go to whoever is nearest.
+
+    A foreground patch without any object is one of its own: too small or too faint to have a
+    middle, but seen.
+    """
+    pieces = cc3d.connected_components(joined, connectivity=4).astype(np.int64)
+    areas = np.bincount(pieces.ravel())
+    owner = np.zeros(len(areas), np.int64)
+    owner[pieces.ravel()] = joined.ravel()
+    order = np.argsort(areas, kind="stable")
+    largest = np.zeros(int(owner.max(initial=0)) + 1, np.int64)
+    largest[owner[order]] = order  # the last, the largest, stays
+    kept = np.zeros(len(areas), bool)
+    kept[largest[1:]] = True
+    kept[0] = False
+    objects = np.where(kept[pieces], joined, 0).astype(np.int64)
     patches = connected_components(foreground, connectivity=8)
-    seeded = np.zeros(int(patches.max(initial=0)) + 1, bool)
-    seeded[patches[seeds]] = True
-    starts = connected_components(seeds | ~seeded[patches] & foreground, connectivity=4)
-    if not starts.any():
-        return starts
-    outside = (starts == 0).astype(np.uint8)
-    _, nearest = cv2.distanceTransformWithLabels(
+    has_object = np.zeros(int(patches.max(initial=0)) + 1, bool)
+    has_object[patches[objects > 0]] = True
+    lonely = foreground & ~has_object[patches]
+    objects[lonely] = patches[lonely] + objects.max(initial=0)
+    if not objects.any():
+        return objects.astype(np.int32)
+    return np.where(foreground, nearest(objects), 0).astype(np.int32)
+
+
+def nearest(labels: NDArray[np.integer]) -> NDArray[np.int32]:
+    """(H, W) the label, above 0, that is nearest to each pixel; there has to be one."""
+    outside = (labels == 0).astype(np.uint8)
+    _, place = cv2.distanceTransformWithLabels(
         outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    owner = np.zeros(int(nearest.max()) + 1, np.int32)
-    owner[nearest[starts > 0]] = starts[starts > 0]
-    return np.where(foreground, owner[nearest], 0).astype(np.int32)
+    owner = np.zeros(int(place.max()) + 1, np.int32)
+    owner[place[labels > 0]] = labels[labels > 0]
+    return owner[place]
 
 
-def _seed_loss(logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Cross-entropy against a soft target, plus soft Dice, over all workers; (B, H, W) each."""
-    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    guess = logits.sigmoid() * valid
-    truth = target * valid
-    parts = [entropy * valid, valid, guess * truth, guess.square() + truth.square()]
-    sums = sum_over_workers(torch.stack([part.sum() for part in parts]))
-    return sums[0] / sums[1].clamp_min(1) + 1 - 2 * sums[2] / sums[3].clamp_min(1e-6)
+def _offset_loss(guess: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
+    """Smooth L1 over the pixels of objects, of all workers; (B, 2, H, W), `inside` (B, H, W)."""
+    errors = F.smooth_l1_loss(guess, truth, reduction="none", beta=_EXACT).sum(1)
+    sums = sum_over_workers(torch.stack([(errors * inside).sum(), inside.sum()]))
+    loss: Tensor = sums[0] / sums[1].clamp_min(1)
+    return loss

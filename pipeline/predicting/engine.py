@@ -71,21 +71,31 @@ class TorchEngine:
     def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.uint8]]:
         """(B, H, W, C) normalised → map → (B, H, W)."""
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last in memory
-        outputs = look(self.network, batch.to(self.device, self.dtype), self.views)
+        seen = batch.to(self.device, self.dtype)
+        outputs = look(self.network, seen, self.views, self.method.directed)
         return {name: plane.cpu().numpy() for name, plane in self.method.maps(outputs).items()}
 
 
-def look(network: nn.Module, batch: torch.Tensor, views: int) -> Mapping[str, torch.Tensor]:
+def look(
+    network: nn.Module,
+    batch: torch.Tensor,
+    views: int,
+    directed: frozenset[str] = frozenset(),
+) -> Mapping[str, torch.Tensor]:
     """Logits of (B, C, H, W), averaged over so many of its mirrored and turned views, 1 to 8.
 
-    Two: also mirrored. Four: also upside down. Eight: also turned by a right angle. A head's value
-    may not depend on direction.
+    Two: also mirrored. Four: also upside down. Eight: also turned by a right angle.
+
+    Args:
+        directed: heads whose two channels are the y and x of a direction.
     """
     total: dict[str, torch.Tensor] = {}
     for view in range(views):
         seen: Mapping[str, torch.Tensor] = network(_turn(batch, view))
         for name, logits in seen.items():
             upright = _turn_back(logits.float(), view)
+            if name in directed:
+                upright = _redirect(upright, view)
             total[name] = total[name] + upright if name in total else upright
     return {name: logits / views for name, logits in total.items()}
 
@@ -101,6 +111,14 @@ def _turn_back(batch: torch.Tensor, view: int) -> torch.Tensor:
     axes = [axis for axis, bit in ((3, 1), (2, 2)) if view & bit]
     upright = batch.transpose(2, 3) if view & 4 else batch
     return upright.flip(axes) if axes else upright
+
+
+def _redirect(directions: torch.Tensor, view: int) -> torch.Tensor:
+    """(B, 2, H, W) of y and x as seen in a view → as they are upright."""
+    y, x = directions.unbind(1)
+    if view & 4:
+        y, x = x, y
+    return torch.stack([-y if view & 2 else y, -x if view & 1 else x], 1)
 
 
 def fuse_batch_norms(module: nn.Module) -> nn.Module:

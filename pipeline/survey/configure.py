@@ -86,6 +86,7 @@ def configure(
         method.class_weights,
         lambda: rules.choose_weights(data.classes, train),
     )
+    reach = choose("method.reach", method.reach, lambda: rules.choose_reach(train))
     rare = choose(
         "sampling.rare_class",
         sampling.rare_class,
@@ -100,7 +101,7 @@ def configure(
         "channels": channels,
         "crop": crop,
         "batch_size": batch,
-        "method": method.model_copy(update={"class_weights": weights}),
+        "method": method.model_copy(update={"class_weights": weights, "reach": reach}),
         "normalize": normal.model_copy(update={"kind": kind}),
         "network": network.model_copy(update={"depth": depth, "width": width}),
         "sampling": sampling.model_copy(update={"rare_class": rare, "objects": objects}),
@@ -118,7 +119,8 @@ def decide_method(settings: MethodSettings, data: AnnotatedData) -> MethodSettin
     things = thing_ids(data.classes)
     if settings.name == "instance" and not (data.has_instances and things):
         raise SettingsError(
-            f"setting method.name: instance needs labels/ and a class of kind thing in {data.uri}"
+            f"setting method.name: instance needs labelled objects of a class of kind thing in "
+            f"{data.uri}"
         )
     weights = settings.class_weights
     if weights is not None and len(weights) != len(data.classes):

@@ -32,6 +32,7 @@ class Recipe:
 CPU = Recipe("CPU", depth=4, width=16, crop=256, batch=8, most_batch=8)
 GPU = Recipe("GPU", depth=5, width=32, crop=512, batch=16, most_batch=64)
 
+_LEAST_REACH = 64  # pixels
 _LARGE = 0.95  # quantile of the diameters that stands for large objects
 _CROP_DIAMETERS = 4  # large objects side by side in a crop
 _CONTEXT_DIAMETERS = 1.5  # large objects that the network sees in any direction
@@ -157,6 +158,14 @@ def choose_depth(wanted: tuple[int, str], crop: int) -> tuple[int, str]:
     if most < depth:
         return most, f"a crop of {crop} can't be halved more often"
     return depth, reason
+
+
+def choose_reach(train: SplitFingerprint) -> tuple[int, str]:
+    """As far as a large object is wide: its middle lies half as far, unless it is long."""
+    large = diameter_quantile(train.diameters, _LARGE)
+    if math.isnan(large) or large <= _LEAST_REACH:
+        return _LEAST_REACH, "enough for objects of any size here"
+    return math.ceil(large / 16) * 16, f"large objects have a diameter of {large:.0f} pixels"
 
 
 def choose_batch(
