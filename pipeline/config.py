@@ -65,6 +65,11 @@ class NetworkSettings(Section):
         None, ge=1, description=f"channels at full resolution; doubled at each level; {_CHOSEN}"
     )
     max_width: int = Field(256, ge=1, description="the doubling stops at this many channels")
+    full_resolution: Literal["full", "light"] | None = Field(
+        None,
+        description="what is computed at full resolution: as much as at every other, or only a "
+        f"last convolution that sees the image, which is half as much work; {_CHOSEN}",
+    )
     norm: Literal["batch", "group", "instance", "none"] = Field(
         "batch",
         description="normalisation layer; group and instance look at the whole region, so regions "

@@ -28,11 +28,13 @@ def test_cores_tile_the_image_exactly(shape: tuple[int, int], size: int) -> None
     assert (covered == 1).all()
 
 
-@pytest.fixture(scope="module")
-def engine() -> TorchEngine:
+@pytest.fixture(scope="module", params=["full", "light"])
+def engine(request: pytest.FixtureRequest) -> TorchEngine:
     torch.manual_seed(0)
     method = build_method(MethodSettings(name="instance"), CLASSES)
-    network = UNet(NetworkSettings(depth=2, width=8), 3, method.heads)
+    network = UNet(
+        NetworkSettings(depth=2, width=8, full_resolution=request.param), 3, method.heads
+    )
     with torch.no_grad():  # statistics as after training, so that the maps are not flat
         for i in range(40):
             image = torch.from_numpy(make_scene(64, 64, 8, i).image).permute(2, 0, 1)

@@ -15,7 +15,8 @@ import torch
 from jobs import train
 from pipeline.config import NetworkSettings, NormalizeSettings, TrainSettings
 from pipeline.distributed.mailbox import Report
-from pipeline.distributed.streaming import open_stream
+from pipeline.distributed.streaming import StreamedSamples
+from pipeline.distributed.survey import survey
 from pipeline.distributed.train import train_bundle
 from pipeline.errors import SettingsError
 from pipeline.labels import open_data, read_sample
@@ -169,20 +170,21 @@ def test_fewer_crops_than_workers_are_refused(annotated: str, tmp_path: Path) ->
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_streamed_images_give_the_crops_of_cached_ones(annotated: str) -> None:
-    from tests.test_train import source
+    from tests.test_crops import source
 
     crops = source(annotated)
     cached = list(crops.batches(epoch=2, steps=2, batch_size=4, rank=0, world=1))
     data = open_data(annotated, val_fraction=0.2)
-    stream = open_stream(data, "train", NormalizeSettings())
-    assert stream.sizes == crops.samples.sizes
+    stream = StreamedSamples.of(data, "train", survey(data).facts, 3, NormalizeSettings())
+    assert list(stream.sizes) == list(crops.samples.sizes)
+    assert [list(ids) for ids in stream.classes_shown] == list(crops.samples.classes_shown)
     crops.samples = stream
     for left, right in zip(cached, crops.batches(2, 2, 4, 0, 1), strict=True):
         assert torch.equal(left.images, right.images)
         assert all(torch.equal(left.targets[n], right.targets[n]) for n in left.targets)
     images = sorted(data.split("train"), key=lambda image: image.name)
     samples = [read_sample(image, data.classes, data.void) for image in images]
-    assert CachedSamples(samples, 3, NormalizeSettings()).sizes == stream.sizes
+    assert CachedSamples(samples, 3, NormalizeSettings()).sizes == list(stream.sizes)
     assert [s.name for s in stream[1::3]] == [s.name for s in samples[1::3]]
 
 

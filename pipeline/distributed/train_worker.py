@@ -18,15 +18,19 @@ from pipeline.distributed.samples import from_table
 from pipeline.distributed.streaming import StreamedSamples
 from pipeline.methods import build_method
 from pipeline.models.bundle import BundleSpec
+from pipeline.models.unet import UNet
 from pipeline.models.weights import build_network, save_bundle
 from pipeline.predicting.engine import pick_device, pick_dtype
 from pipeline.records import Sample
 from pipeline.training.crops import CropSource
 from pipeline.training.loop import SaveDue, Training
-from pipeline.training.reports import save_validation
+from pipeline.training.reports import Validation, save_validation
 from pipeline.training.samples import CachedSamples
 from pipeline.training.state import Snapshot, load_snapshot, save_snapshot
+from pipeline.training.tuning import tune_decoding
+from pipeline.training.validation import validate
 
+_TUNING = 4.0  # validations that tuning the decoding, and validating once more, take as long as
 BUNDLE = "bundle"
 """Folder of the finished model in the last checkpoint."""
 
@@ -80,15 +84,41 @@ def train_worker(config: dict[str, Any]) -> None:
         wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
         on_step=StepReporter(job.mailbox) if is_first else lambda report: False,
         snapshot=_snapshot_to_resume(job),
+        end_validations=1 + _TUNING,
     )
     for event in training.run():
         if isinstance(event, SaveDue):
-            _save(training, spec, event, is_first)
+            bundle = _finish(training, spec) if training.state.finished else None
+            _save(training, bundle, event, is_first)
         elif is_first:
             deliver(job.mailbox, event)
 
 
-def _save(training: Training, spec: BundleSpec, event: SaveDue, is_first: bool) -> None:
+@dataclass(frozen=True)
+class _Finished:
+    """The best network, with what its validation says once its thresholds are tuned."""
+
+    spec: BundleSpec
+    network: UNet
+    validation: Validation
+
+
+def _finish(training: Training, spec: BundleSpec) -> _Finished | None:
+    """Tune the decoding of the best weights; all workers take part. None if none were validated."""
+    if not training.best:
+        return None
+    network = build_network(spec)
+    network.load_state_dict(training.best)
+    common = (training.validation, spec.channels, training.settings)
+    place = (training.device, training.dtype)
+    tuned = tune_decoding(network, training.method, *common, *place)
+    method = build_method(tuned, spec.classes)
+    validation = validate(network, method, *common, *place).validation
+    complete = spec.model_copy(update={"method": tuned, "metrics": validation.metrics})
+    return _Finished(complete, network, validation)
+
+
+def _save(training: Training, finished: _Finished | None, event: SaveDue, is_first: bool) -> None:
     """Hand Ray Train a snapshot, which it uploads while training goes on; the last is waited for.
 
     The last snapshot of a finished training has the bundle beside it.
@@ -97,13 +127,9 @@ def _save(training: Training, spec: BundleSpec, event: SaveDue, is_first: bool) 
     if is_first:
         folder = tempfile.mkdtemp(prefix="tessera-")  # Ray Train removes it after the upload
         save_snapshot(training.snapshot(), folder)
-        state = training.state
-        if state.finished and state.best_validation:
-            network = build_network(spec)
-            network.load_state_dict(training.best)
-            complete = spec.model_copy(update={"metrics": state.best_validation.metrics})
-            save_bundle(complete, network, storage.join(folder, BUNDLE))
-            save_validation(state.best_validation, storage.join(folder, BUNDLE))
+        if finished:
+            save_bundle(finished.spec, finished.network, storage.join(folder, BUNDLE))
+            save_validation(finished.validation, storage.join(folder, BUNDLE))
         checkpoint = Checkpoint.from_directory(folder)
     ray.train.report(
         {"progress": training.state.progress},

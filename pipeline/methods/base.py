@@ -9,7 +9,8 @@ computed on the device, cut and joined at region borders, and sent to whoever de
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 import cv2
@@ -36,6 +37,8 @@ class Method(ABC):
     """One way to turn U-Net outputs into classes and objects."""
 
     name: str
+    tunable: Mapping[str, Sequence[float]] = MappingProxyType({})
+    """Settings of the decoding that are chosen on validation images, and the values to try."""
     directed: frozenset[str] = frozenset()
     """Heads whose two channels are the y and x of a direction: it turns with the image."""
     judged_by: Literal["objects", "pixels"] = "objects"

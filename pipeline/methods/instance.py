@@ -13,6 +13,7 @@ Legend: B batch, H height, W width, K classes, P foreground pixels. Offsets are 
 """
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import cc3d
 import cv2
@@ -46,6 +47,12 @@ class InstanceMethod(Method):
 
     name = "instance"
     directed = frozenset({"offset"})
+    tunable = MappingProxyType(
+        {
+            "vote_blur": (1.5, 2.0, 2.5, 3.0, 4.0),
+            "foreground_threshold": (0.4, 0.45, 0.5, 0.55, 0.6, 0.65),
+        }
+    )
 
     @property
     def heads(self) -> dict[str, int]:

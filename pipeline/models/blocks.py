@@ -52,14 +52,47 @@ class ConvBlock(nn.Sequential):
         )
 
 
-class UpBlock(nn.Module):
-    """Doubles the resolution, joins the encoder's features of that level, and convolves."""
+class StemBlock(nn.Sequential):
+    """A 4x4 and a 3x3 convolution, each normalised and rectified; halves H and W."""
 
-    def __init__(self, inputs: int, skip: int, outputs: int, norm: str) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
+        bias = norm == "none"
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=bias),
+            make_norm(norm, outputs),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias),
+            make_norm(norm, outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class LightBlock(nn.Sequential):
+    """One 3x3 convolution, normalised and rectified; keeps H and W."""
+
+    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=norm == "none"),
+            make_norm(norm, outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class UpBlock(nn.Module):
+    """Doubles the resolution, joins the encoder's features of that level, and convolves.
+
+    Args:
+        light: with one convolution instead of two.
+    """
+
+    def __init__(
+        self, inputs: int, skip: int, outputs: int, norm: str, *, light: bool = False
+    ) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
-        self.conv = ConvBlock(outputs + skip, outputs, norm)
+        self.conv = (LightBlock if light else ConvBlock)(outputs + skip, outputs, norm)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        joined: Tensor = self.conv(torch.cat([self.up(x), skip], dim=1))
+        larger = self.up(x)
+        joined: Tensor = self.conv(torch.cat([larger, skip.to(larger.dtype)], dim=1))
         return joined

@@ -1,15 +1,19 @@
 """U-Net (Ronneberger et al. 2015, arXiv:1505.04597): encoder, decoder, skip connections, heads.
 
+With a *light* full resolution, where half of the time goes otherwise, the encoder begins at half
+of it, and the last block of the decoder joins the image itself.
+
 Legend: B batch, C channels, H W any size from 1, K channels of a head.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.config import NetworkSettings
-from pipeline.models.blocks import ConvBlock, UpBlock
+from pipeline.models.blocks import ConvBlock, StemBlock, UpBlock
 
 
 class UNet(nn.Module):
@@ -27,13 +31,16 @@ class UNet(nn.Module):
         depth = len(widths) - 1
         self.stride = 2**depth
         self.context = network_context(depth)
-        self.encoder = nn.ModuleList(
-            ConvBlock(inputs, outputs, settings.norm)
-            for inputs, outputs in zip([channels, *widths[:-1]], widths, strict=True)
+        self.light = settings.full_resolution == "light"
+        first, inside = (StemBlock, widths[1:]) if self.light else (ConvBlock, widths)
+        self.encoder = nn.ModuleList([first(channels, inside[0], settings.norm)])
+        self.encoder.extend(
+            ConvBlock(inputs, outputs, settings.norm) for inputs, outputs in pairwise(inside)
         )
         self.pool = nn.MaxPool2d(2)
+        skips = [channels, *inside] if self.light else widths
         self.decoder = nn.ModuleList(
-            UpBlock(widths[i + 1], widths[i], widths[i], settings.norm)
+            UpBlock(widths[i + 1], skips[i], widths[i], settings.norm, light=self.light and i == 0)
             for i in reversed(range(depth))
         )
         self.heads = nn.ModuleDict(
@@ -44,7 +51,7 @@ class UNet(nn.Module):
         """(B, C, H, W) → head → (B, K, H, W) logits, of the input's H and W."""
         height, width = x.shape[-2:]
         x = _pad_to_multiple(x, self.stride)
-        skips: list[Tensor] = []
+        skips: list[Tensor] = [x] if self.light else []
         for level, block in enumerate(self.encoder):
             x = block(x if level == 0 else self.pool(x))
             skips.append(x)
@@ -58,7 +65,8 @@ def network_context(depth: int) -> int:
     """How far, in pixels, an input pixel can reach in the output.
 
     At level l (pixels of 2^l) two 3x3 convolutions reach 2 pixels going down and 2 going up, one
-    level at the bottom only 2 in all; pooling and its inverse add the rest of one coarse pixel.
+    level at the bottom only 2 in all; pooling and its inverse add the rest of one coarse pixel. A
+    light full resolution sees a little less.
     """
     coarsest: int = 2**depth
     return 4 * (coarsest - 1) + 2 * coarsest + coarsest - 1

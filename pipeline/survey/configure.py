@@ -81,6 +81,11 @@ def configure(
         network.width,
         lambda: rules.choose_width(recipe, settings.max_minutes, batch * crop**2, hardware),
     )
+    full_resolution = choose(
+        "network.full_resolution",
+        network.full_resolution,
+        lambda: rules.choose_full_resolution(recipe),
+    )
     weights = choose(
         "method.class_weights",
         method.class_weights,
@@ -103,7 +108,9 @@ def configure(
         "batch_size": batch,
         "method": method.model_copy(update={"class_weights": weights, "reach": reach}),
         "normalize": normal.model_copy(update={"kind": kind}),
-        "network": network.model_copy(update={"depth": depth, "width": width}),
+        "network": network.model_copy(
+            update={"depth": depth, "width": width, "full_resolution": full_resolution}
+        ),
         "sampling": sampling.model_copy(update={"rare_class": rare, "objects": objects}),
     }
     values = {key: getattr(settings, key) for key in TrainSettings.model_fields} | chosen

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import storage
-from pipeline.config import ConfiguredSettings, TrainSettings
+from pipeline.config import ConfiguredSettings, Section, TrainSettings
 from pipeline.errors import DataError, SettingsError
 from pipeline.models.bundle import SPEC_NAME
 from pipeline.training.state import STATE_NAME, TrainingState, load_snapshot
@@ -49,7 +49,9 @@ class Unfinished:
             {key: value for key, value in self.chosen.items() if key in _CHOSEN}
             | {"data": settings.data, "output": settings.output}
         )
-        return settings.model_copy(update={key: getattr(old, key) for key in _CHOSEN})
+        return settings.model_copy(
+            update={key: _filled(getattr(settings, key), getattr(old, key)) for key in _CHOSEN}
+        )
 
 
 def find_unfinished(settings: TrainSettings) -> Unfinished | None:
@@ -153,6 +155,19 @@ def _check_equal(marker: _Marker, settings: TrainSettings) -> None:
                 f"setting {key}: {old.get(key)} in the unfinished training, not {new.get(key)}; "
                 "--restart starts over"
             )
+
+
+def _filled(given: Any, chosen: Any) -> Any:
+    """What was given, and where that is open what was chosen."""
+    if not isinstance(given, Section):
+        return chosen if given is None else given
+    return given.model_copy(
+        update={
+            name: getattr(chosen, name)
+            for name in type(given).model_fields
+            if getattr(given, name) in (None, "auto")
+        }
+    )
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

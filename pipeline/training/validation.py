@@ -18,7 +18,7 @@ from pipeline.config import RegionSettings, TrainSettings
 from pipeline.drawing import draw, grid, scaled
 from pipeline.figures import ObjectMatches, match_labels, summarize
 from pipeline.methods.base import Method
-from pipeline.metrics import Reliability, confusion, reliability
+from pipeline.metrics import Reliability, confusion, outside_void, reliability
 from pipeline.models.unet import UNet
 from pipeline.predicting.engine import TorchEngine
 from pipeline.predicting.predictor import Predictor
@@ -54,7 +54,7 @@ class _Judged:
 
     objects: ObjectMatches
     scores: NDArray[np.float32]
-    """(M,) of the predicted objects."""
+    """(M,) of the predicted objects; NaN for those that lie where nobody labelled."""
     pixels: Reliability | None
     overlay: Overlay | None
 
@@ -93,10 +93,11 @@ def validate(
 def _judge(
     sample: Sample, maps: Maps, found: Segmentation, classes: Classes, *, shown: bool
 ) -> _Judged:
-    guess = Label(found.semantic, found.instances)
+    guess = Label(found.semantic, outside_void(found.instances, sample.label.semantic))
+    counted = np.bincount(guess.instances.ravel(), minlength=len(found.scores) + 1)[1:] > 0
     return _Judged(
         objects=match_labels(sample.label, guess, thing_ids(classes)),
-        scores=found.scores,
+        scores=np.where(counted, found.scores, np.nan).astype(np.float32),
         pixels=_judge_pixels(sample.label.semantic, maps),
         overlay=_draw(sample, guess, classes) if shown else None,
     )
@@ -129,8 +130,12 @@ def _measure(images: Sequence[_Judged], matrix: NDArray[np.int64], method: Metho
 
 
 def _object_reliability(images: Sequence[_Judged]) -> Reliability:
-    right = [np.isin(np.arange(1, len(one.scores) + 1), one.objects.hits) for one in images]
-    return reliability(np.concatenate([one.scores for one in images]), np.concatenate(right))
+    right = np.concatenate(
+        [np.isin(np.arange(1, len(one.scores) + 1), one.objects.hits) for one in images]
+    )
+    scores = np.concatenate([one.scores for one in images])
+    known = ~np.isnan(scores)
+    return reliability(scores[known], right[known])
 
 
 def _spread(images: int) -> set[int]:
