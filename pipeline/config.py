@@ -159,6 +159,11 @@ class AugmentSettings(Section):
 class SamplingSettings(Section):
     """Which crops are seen, beside an even pass over all images."""
 
+    balance: bool = Field(
+        True,
+        description="show images more often that look unlike most: in colour or gray, with bright "
+        "objects or dark ones",
+    )
     rare_class: float | None = Field(
         None,
         ge=0,

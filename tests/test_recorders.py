@@ -66,9 +66,12 @@ def report(trained: str) -> EpochReport:
 
 def test_a_line_an_epoch_and_the_published_figures(trained: str) -> None:
     rows = [json.loads(line) for line in Path(trained, "metrics.jsonl").read_text().splitlines()]
-    assert [row["epoch"] for row in rows[:-1]] == list(range(1, 9))
-    assert [row["final"] for row in rows] == [False] * 8 + [True]
-    assert [row["step"] for row in rows[:-1]] == [25 * n for n in range(1, 9)]
+    epochs = [row["epoch"] for row in rows[:-1]]  # those that were validated
+    assert epochs == sorted(set(epochs))
+    assert (epochs[0], epochs[-1]) == (1, 8)
+    assert [row["final"] for row in rows] == [False] * len(epochs) + [True]
+    assert [row["step"] for row in rows[:-1]] == [25 * n for n in epochs]
+    # The last has the thresholds tuned, and so is no worse than the best epoch.
     assert rows[-1]["score"] == max(row["score"] for row in rows)
     metrics = load_spec(trained).metrics
     assert {name: rows[-1][name] for name in metrics} == metrics
@@ -79,9 +82,10 @@ def test_a_line_an_epoch_and_the_published_figures(trained: str) -> None:
 def test_tensorboard_shows_curves_and_pictures(trained: str) -> None:
     folder = f"{trained}/tensorboard"
     found = scalars(folder)
-    assert [step for step, _ in found["val/score"]] == [25 * n for n in range(1, 9)]
+    steps = [step for step, _ in found["val/score"]]
+    assert (steps[0], steps[-1]) == (25, 200)
     best = max(value for _, value in found["val/score"])
-    assert best == pytest.approx(load_spec(trained).metrics["score"], abs=1e-6)
+    assert 0 < best <= load_spec(trained).metrics["score"] + 1e-6
     assert {"train/loss", "train/learning_rate", "val/iou/cell", "val/ap_50/crystal"} <= set(found)
     pictures: dict[str, list[int]] = {}
     for event in events(folder):
@@ -91,8 +95,8 @@ def test_tensorboard_shows_curves_and_pictures(trained: str) -> None:
                 encoded = np.frombuffer(value.image.encoded_image_string, np.uint8)
                 assert cv2.imdecode(encoded, cv2.IMREAD_COLOR).std() > 10
     assert len(pictures) == 4  # the validation images, after epochs that are milestones, and last
-    expected = [25 * n for n in range(1, 9) if is_milestone(n) or n == 8]
-    assert all(steps == expected for steps in pictures.values())
+    expected = [step for step in steps if is_milestone(step // 25) or step == 200]
+    assert all(shown == expected for shown in pictures.values())
 
 
 def test_mlflow_keeps_settings_figures_and_the_card(
@@ -107,7 +111,8 @@ def test_mlflow_keeps_settings_figures_and_the_card(
     assert run.info.status == "FINISHED"
     assert run.data.params["network.depth"] == "2"
     history = client.get_metric_history(run.info.run_id, "val/score")
-    assert [metric.step for metric in history] == list(range(1, 9))
+    epochs = [metric.step for metric in history]
+    assert (epochs[0], epochs[-1]) == (1, 8)
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert {"README.md", "curve.png", "bundle.json", "metrics.jsonl"} <= names
 

@@ -184,7 +184,7 @@ def chosen(
     images = tuple(
         annotated_image(sample.name, uri, None if instances else "semantic") for sample in samples
     )
-    data = AnnotatedData("data", images, classes, VOID)
+    data = AnnotatedData("data", "folder", images, classes, VOID)
     settings = TrainSettings(data="d", output="o", **given)
     return configure(settings, data, DataFingerprint.of(facts, classes), hardware)
 
@@ -220,17 +220,17 @@ def test_what_is_given_is_kept() -> None:
         crop=96,
         batch_size=3,
         channels=3,
-        network=NetworkSettings(depth=2, width=24),
+        network=NetworkSettings(depth=2, width=24, full_resolution="full"),
         normalize=NormalizeSettings(kind="range", high=99),
-        method=MethodSettings(name="semantic", class_weights=[1, 4]),
+        method=MethodSettings(name="semantic", class_weights=[1, 4], reach=99),
         sampling=SamplingSettings(rare_class=0.5, objects=0.25),
     )
     assert {choice.reason for choice in got.choices} == {"as given"}
     s = got.settings
     assert (s.crop, s.batch_size, s.channels) == (96, 3, 3)
-    assert s.network == NetworkSettings(depth=2, width=24)
+    assert s.network == NetworkSettings(depth=2, width=24, full_resolution="full")
     assert s.normalize == NormalizeSettings(kind="range", high=99)
-    assert s.method == MethodSettings(name="semantic", class_weights=[1, 4])
+    assert s.method == MethodSettings(name="semantic", class_weights=[1, 4], reach=99)
     assert s.sampling == SamplingSettings(rare_class=0.5, objects=0.25)
 
 
@@ -361,7 +361,7 @@ def test_wrong_data_stops_before_any_worker_with_one_line_a_problem(
     expected = [
         "labels/scene-0001.png damaged PNG",
         "labels/scene-0003.png is 40 x 41, its image 40 x 40",
-        "semantic/scene-0002.png holds class ids that classes.yaml does not name: [77]",
+        "semantic/scene-0002.png holds class ids that the class list does not name: [77]",
         "scene-0004 in the split val is the same image as scene-0000 in train",
     ]
     output = tmp_path / "model"

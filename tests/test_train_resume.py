@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from jobs import train
-from pipeline.config import NetworkSettings, NormalizeSettings, TrainSettings
+from pipeline.config import ConfiguredSettings, NetworkSettings, NormalizeSettings, TrainSettings
 from pipeline.distributed.mailbox import Report
 from pipeline.distributed.streaming import StreamedSamples
 from pipeline.distributed.survey import survey
@@ -133,7 +133,8 @@ def test_sigterm_saves_and_the_line_that_is_printed_resumes(annotated: str, tmp_
 
 def test_a_snapshot_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     settings = settings_for("data", tmp_path / "model", resume=True)
-    mark_unfinished(settings, "run", None)
+    configured = ConfiguredSettings(**dict(settings) | {"channels": 3, "batch_size": 8})
+    mark_unfinished(settings, configured, "run", None)
     folder = f"{checkpoints_uri(settings)}/run"
     tensors = {"network.weight": torch.arange(1000.0)}
     for done in (10, 20, 30):

@@ -37,7 +37,7 @@ def test_context_is_as_far_as_the_network_sees_and_no_farther(
     depth: int, full_resolution: Literal["full", "light"]
 ) -> None:
     torch.manual_seed(0)
-    shape = NetworkSettings(depth=depth, width=4, full_resolution=full_resolution)
+    shape = NetworkSettings(depth=depth, width=12, full_resolution=full_resolution)
     network = UNet(shape, 1, {"out": 1}).eval().double()
     context, stride = network_context(depth), 2**depth
     reach = 0

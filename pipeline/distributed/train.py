@@ -37,6 +37,7 @@ from pipeline.errors import DataError, SettingsError, StoppedError, StorageError
 from pipeline.labels import open_data
 from pipeline.models.bundle import BundleSpec, load_spec
 from pipeline.parsing import to_yaml
+from pipeline.survey.balance import crop_weights
 from pipeline.survey.configure import Configuration, decide_method
 from pipeline.survey.summary import card_rows
 from pipeline.training.card import CARD_NAME, CardFacts, Machine, model_card
@@ -106,6 +107,7 @@ def train_bundle(
                     settings=configured,
                     spec=_spec(configured, loaded.survey),
                     streams=loaded.streams(configured),
+                    crop_weights=_crop_weights(configured, loaded.survey),
                     threads=max(1, int(resources.largest_node_cpus) // _per_node(most, resources)),
                     started=began - (unfinished.state.elapsed if unfinished else 0.0),
                     mailbox=mailbox,
@@ -132,6 +134,11 @@ def _spec(settings: ConfiguredSettings, survey: Survey) -> BundleSpec:
         method=settings.method,
         normalize=settings.normalize,
     )
+
+
+def _crop_weights(settings: ConfiguredSettings, survey: Survey) -> list[float] | None:
+    facts = [one for one in survey.facts if one.split == "train"]  # in the order of names
+    return crop_weights(facts) if settings.sampling.balance else None
 
 
 def _check_shares(settings: ConfiguredSettings, workers: int) -> None:

@@ -43,6 +43,8 @@ class TrainJob:
     spec: BundleSpec
     streams: Mapping[str, StreamedSamples]
     """The splits that are read again and again; the others are in memory."""
+    crop_weights: Sequence[float] | None
+    """Of the training images, in the order of names."""
     threads: int
     started: float
     mailbox: Any
@@ -69,6 +71,7 @@ def train_worker(config: dict[str, Any]) -> None:
         sampling=settings.sampling,
         seed=settings.seed,
         device=device,
+        weights=job.crop_weights,
     )
     is_first = ray.train.get_context().get_world_rank() == 0
     training = Training(

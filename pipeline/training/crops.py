@@ -9,7 +9,7 @@ Legend: B batch, H height, W width, C channels, S side of the crop.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,7 +103,13 @@ class CropSource:
         sampling: SamplingSettings,
         seed: int,
         device: torch.device,
+        weights: Sequence[float] | None = None,
     ) -> None:
+        """Nothing is cut yet.
+
+        Args:
+            weights: how many times as many crops each image gives; by default once.
+        """
         self.samples = samples
         self.method = method
         self.channels = channels
@@ -114,18 +120,17 @@ class CropSource:
         self.device = device
         # Large images give more crops, but not in proportion to their area: an image counts once
         # in the figures, and its neighbourhoods resemble each other.
-        self.shares = [max(1, round(math.sqrt(h * w) / crop)) for h, w in samples.sizes]
+        crops = [max(1, round(math.sqrt(h * w) / crop)) for h, w in samples.sizes]
+        self.shares = np.array(crops) * np.array(weights if weights is not None else 1.0)
 
     def __len__(self) -> int:
         """Crops in one pass over the images."""
-        return sum(self.shares)
+        return round(float(self.shares.sum()))
 
     def order(self, epoch: int, length: int) -> list[tuple[int, Pick]]:
         """Which image each crop of an epoch comes from, and what it has to show."""
         rng = np.random.default_rng((self.seed, epoch))
-        once = np.repeat(np.arange(len(self.shares)), self.shares)
-        passes = math.ceil(length / len(once))
-        images = np.concatenate([rng.permutation(once) for _ in range(passes)])[:length]
+        images = np.concatenate(list(self._passes(length, rng)))[:length]
         rare, objects = self.sampling.rare_class or 0.0, self.sampling.objects or 0.0
         places = self._places_of_classes() if rare else {}
         picks = []
@@ -166,6 +171,13 @@ class CropSource:
         windows = self.samples.stream(picks, Cut(self.crop, self.augment, self.seed))
         for group in groups:
             yield self._batch([next(windows) for _ in group])
+
+    def _passes(self, length: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+        """Passes over the images, each in another order; a share of 2.4 is 2 or 3 crops in each."""
+        while length > 0:
+            times = np.floor(self.shares + rng.random(len(self.shares))).astype(np.int64)
+            yield rng.permutation(np.repeat(np.arange(len(times)), times))
+            length -= int(times.sum())
 
     def _places_of_classes(self) -> dict[int, list[int]]:
         """Class id → the images that show it, for the classes that any image shows."""
