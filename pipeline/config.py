@@ -114,6 +114,20 @@ class MethodSettings(Section):
     class_weights: list[float] | None = Field(
         None, description=f"weight of each class in the loss, in the order of ids; {_CHOSEN}"
     )
+    focal: float = Field(
+        0.0,
+        ge=0,
+        le=5,
+        description="how much less pixels count in the cross-entropy that are right already; "
+        "0: all alike, 2 is usual",
+    )
+    miss_weight: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="weight in the overlap loss of pixels that are missed, against those that are "
+        "false; 0.5 is Dice, more finds more of rare classes",
+    )
     foreground_threshold: float = Field(
         0.5, gt=0, lt=1, description="probability from which a pixel belongs to an object"
     )
@@ -305,6 +319,11 @@ class TrainSettings(JobSettings):
         VAL_FRACTION, gt=0, lt=1, description="share held out where nothing names the splits"
     )
     precision: Precision = Field("auto", description=_PRECISION)
+    bundle_weights: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="type of the convolutions' weights in the bundle; bfloat16 is half the size, "
+        "and is what is validated",
+    )
     seed: int = Field(0, ge=0)
     checkpoints: str | None = Field(
         None, description="folder or URI of the checkpoints; by default inside the output"

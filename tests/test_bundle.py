@@ -9,22 +9,23 @@ import torch
 
 from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings
 from pipeline.errors import BundleError
-from pipeline.models.bundle import BundleSpec, load_spec
-from pipeline.models.weights import build_network, load_bundle, save_bundle
+from pipeline.models.bundle import WEIGHTS_NAME, BundleSpec, load_spec
+from pipeline.models.weights import build_network, load_bundle, round_weights, save_bundle
 from pipeline.storage import content_hash
 from pipeline.synthetic import CLASSES
+
+SPEC = BundleSpec(
+    network=NetworkSettings(depth=2, width=4),
+    channels=3,
+    classes=CLASSES,
+    method=MethodSettings(name="instance"),
+    normalize=NormalizeSettings(),
+)
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    spec = BundleSpec(
-        network=NetworkSettings(depth=2, width=4),
-        channels=3,
-        classes=CLASSES,
-        method=MethodSettings(name="instance"),
-        normalize=NormalizeSettings(),
-    )
-    save_bundle(spec, build_network(spec), str(tmp_path / "bundle"))
+    save_bundle(SPEC, build_network(SPEC), str(tmp_path / "bundle"))
     return tmp_path / "bundle"
 
 
@@ -112,3 +113,16 @@ def test_a_folder_that_is_no_bundle(tmp_path: Path) -> None:
     (tmp_path / "bundle.json").write_text("{")
     with pytest.raises(BundleError, match="not valid JSON"):
         load_bundle(str(tmp_path))
+
+
+def test_rounded_weights_take_half_the_bytes_and_come_back_as_they_were(tmp_path: Path) -> None:
+    network = build_network(SPEC)
+    save_bundle(SPEC, network, str(tmp_path / "whole"))
+    round_weights(network)
+    save_bundle(SPEC, network, str(tmp_path / "rounded"))
+    sizes = [(tmp_path / name / WEIGHTS_NAME).stat().st_size for name in ("whole", "rounded")]
+    assert sizes[1] < 0.65 * sizes[0]
+    loaded = load_bundle(str(tmp_path / "rounded")).network
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+        assert loaded.state_dict()[name].dtype == tensor.dtype

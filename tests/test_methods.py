@@ -9,7 +9,8 @@ import torch
 from pipeline.config import MethodSettings
 from pipeline.labels import open_data, read_label
 from pipeline.methods import build_method
-from pipeline.methods.base import Method, cross_entropy_dice
+from pipeline.methods.base import Method
+from pipeline.methods.losses import semantic_loss
 from pipeline.metrics import match_objects
 from pipeline.records import VOID, Label
 from pipeline.synthetic import CLASSES, make_scene
@@ -110,7 +111,7 @@ def test_void_pixels_do_not_change_the_loss(name: str) -> None:
 
 def test_a_label_of_void_alone_has_a_gradient_of_zero() -> None:
     logits = torch.randn(1, 3, 8, 8, requires_grad=True)
-    cross_entropy_dice(logits, torch.full((1, 8, 8), VOID), None).backward()
+    semantic_loss(logits, torch.full((1, 8, 8), VOID), MethodSettings()).backward()
     assert logits.grad is not None
     assert not logits.grad.any()
 
@@ -120,9 +121,29 @@ def test_class_weights_raise_the_price_of_a_class() -> None:
     target[..., 4:] = 1
     logits = torch.zeros(1, 2, 8, 8)
     logits[:, 0] = 2.0  # right about class 0, wrong about class 1
-    plain = cross_entropy_dice(logits, target, torch.tensor([1.0, 1.0]))
-    weighted = cross_entropy_dice(logits, target, torch.tensor([1.0, 9.0]))
+    plain = semantic_loss(logits, target, MethodSettings())
+    weighted = semantic_loss(logits, target, MethodSettings(class_weights=[1.0, 9.0]))
     assert weighted > plain
+
+
+def test_focal_and_miss_weight_shift_the_price() -> None:
+    target = torch.zeros(1, 8, 8)
+    target[..., 6:] = 1
+    sure, unsure = torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8)
+    sure[:, 0], sure[:, 0, :, 6:] = 4.0, -4.0
+    unsure[:, 0], unsure[:, 0, :, 6:] = 0.5, -0.5
+
+    def price(logits: torch.Tensor, **settings: float) -> float:
+        return float(semantic_loss(logits, target, MethodSettings(**settings)))
+
+    assert price(sure, focal=2) < price(sure)
+    assert price(unsure, focal=2) / price(sure, focal=2) > price(unsure) / price(sure)
+    # Everything said to be class 0: class 1 is missed, class 0 partly false.
+    missed = torch.zeros(1, 2, 8, 8)
+    missed[:, 0] = 9.0
+    found = missed.flip(1)  # everything said to be class 1, mostly false
+    ratio = price(missed, miss_weight=0.9) / price(missed)
+    assert ratio < price(found, miss_weight=0.9) / price(found)
 
 
 def test_small_specks_are_dropped_and_their_pixels_given_back() -> None:

@@ -19,7 +19,7 @@ from pipeline.distributed.streaming import StreamedSamples
 from pipeline.methods import build_method
 from pipeline.models.bundle import BundleSpec
 from pipeline.models.unet import UNet
-from pipeline.models.weights import build_network, save_bundle
+from pipeline.models.weights import build_network, round_weights, save_bundle
 from pipeline.predicting.engine import pick_device, pick_dtype
 from pipeline.records import Sample
 from pipeline.training.crops import CropSource
@@ -112,6 +112,8 @@ def _finish(training: Training, spec: BundleSpec) -> _Finished | None:
         return None
     network = build_network(spec)
     network.load_state_dict(training.best)
+    if training.settings.bundle_weights == "bfloat16":
+        round_weights(network)
     common = (training.validation, spec.channels, training.settings)
     place = (training.device, training.dtype)
     tuned = tune_decoding(network, training.method, *common, *place)

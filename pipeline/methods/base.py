@@ -16,11 +16,9 @@ from typing import Literal
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.collective import sum_over_workers
 from pipeline.config import MethodSettings
 from pipeline.records import (
     VOID,
@@ -73,37 +71,6 @@ class Method(ABC):
 def to_byte(probability: Tensor) -> Tensor:
     """Probability 0 to 1 → uint8 0 to 255."""
     return (probability * 255).round_().to(torch.uint8)
-
-
-def cross_entropy_dice(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
-    """Cross-entropy plus soft Dice, both without the void pixels.
-
-    Dice as in Milletari et al. 2016 (arXiv:1606.04797), a class at a time over the batch of all
-    workers, averaged over the classes that the batch's labels hold.
-
-    Args:
-        logits: (B, K, H, W).
-        target: (B, H, W) class ids, VOID where nobody labelled.
-        weights: (K,) of the classes, or None for equal.
-    """
-    classes = logits.shape[1]
-    logits, target = logits.float(), target.long()
-    valid = target != VOID
-    kept = target.masked_fill(~valid, 0)
-    scales = logits.new_ones(classes) if weights is None else weights
-    entropy = F.cross_entropy(logits, target, weights, ignore_index=VOID, reduction="sum")
-    truth = F.one_hot(kept, classes).movedim(-1, 1) * valid.unsqueeze(1)
-    guess = logits.softmax(1) * valid.unsqueeze(1)
-    axes = (0, 2, 3)
-    overlap, total = (guess * truth).sum(axes), (guess + truth).sum(axes)
-    areas = truth.sum(axes).float()
-    sums = sum_over_workers(torch.cat([entropy[None], areas, overlap, total]))
-    entropy, (areas, overlap, total) = sums[0], sums[1:].view(3, classes)
-    present = (areas > 0).float()
-    dice = 2 * overlap / total.clamp_min(1e-6) * present / present.sum().clamp_min(1)
-    # Without a labelled pixel anywhere all of this is zero, and so are the gradients.
-    loss: Tensor = entropy / (areas @ scales).clamp_min(1e-6) + present.max() - dice.sum()
-    return loss
 
 
 def class_lookup(classes: Classes) -> NDArray[np.uint8]:

@@ -29,10 +29,10 @@ from pipeline.methods.base import (
     class_lookup,
     clear_unclaimed,
     connected_components,
-    cross_entropy_dice,
     drop_small,
     to_byte,
 )
+from pipeline.methods.losses import semantic_loss
 from pipeline.records import VOID, InstanceMap, Label, Maps, Segmentation
 
 _UNITS = 4  # the network's 1 is a quarter of the reach, so that common offsets are of its order
@@ -75,10 +75,7 @@ class InstanceMethod(Method):
         }
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        logits = outputs["semantic"]
-        weights = self.settings.class_weights
-        tensor = None if weights is None else logits.new_tensor(weights, dtype=torch.float32)
-        semantic = cross_entropy_dice(logits, targets["semantic"], tensor)
+        semantic = semantic_loss(outputs["semantic"], targets["semantic"], self.settings)
         truth = torch.stack([targets["offset_y"], targets["offset_x"]], 1)
         return semantic + _offset_loss(outputs["offset"].float(), truth, targets["inside"])
 

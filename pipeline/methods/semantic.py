@@ -15,10 +15,10 @@ from pipeline.methods.base import (
     class_lookup,
     clear_unclaimed,
     connected_components,
-    cross_entropy_dice,
     drop_small,
     to_byte,
 )
+from pipeline.methods.losses import semantic_loss
 from pipeline.records import Label, Maps, Segmentation, thing_ids
 
 
@@ -36,10 +36,7 @@ class SemanticMethod(Method):
         return {"semantic": class_lookup(self.classes)[label.semantic]}
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        logits = outputs["semantic"]
-        weights = self.settings.class_weights
-        tensor = None if weights is None else logits.new_tensor(weights, dtype=torch.float32)
-        return cross_entropy_dice(logits, targets["semantic"], tensor)
+        return semantic_loss(outputs["semantic"], targets["semantic"], self.settings)
 
     def maps(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         confidence, channel = outputs["semantic"].float().softmax(1).max(1)

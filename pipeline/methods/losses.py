@@ -1,0 +1,52 @@
+"""The loss of classes of pixels, the same for any number of workers that share a batch.
+
+Libraries of losses average over one process's crops and know no void; what is divided here is
+summed over all workers first.
+
+Legend: B batch, H height, W width, K classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.collective import sum_over_workers
+from pipeline.config import MethodSettings
+from pipeline.records import VOID
+
+
+def semantic_loss(logits: Tensor, target: Tensor, settings: MethodSettings) -> Tensor:
+    """Cross-entropy plus one minus the overlap, both without the void pixels.
+
+    The cross-entropy is weighted by class and focal (Lin et al. 2017, arXiv:1708.02002). The
+    overlap is the Tversky index (Salehi et al. 2017, arXiv:1706.05721), at a `miss_weight` of 0.5
+    the soft Dice of Milletari et al. 2016 (arXiv:1606.04797): a class at a time over the batch of
+    all workers, averaged over the classes that the batch's labels hold.
+
+    Args:
+        logits: (B, K, H, W).
+        target: (B, H, W) channel of the class, VOID where nobody labelled.
+        settings: class_weights, focal, miss_weight.
+    """
+    classes = logits.shape[1]
+    logits, target = logits.float(), target.long()
+    weights = logits.new_tensor(settings.class_weights or [1.0] * classes)
+    valid = (target != VOID).unsqueeze(1)
+    truth = F.one_hot(target.masked_fill(target == VOID, 0), classes).movedim(-1, 1) * valid
+    guess = logits.softmax(1) * valid
+    entropy = F.cross_entropy(logits, target, weights, ignore_index=VOID, reduction="none")
+    if settings.focal > 0:
+        entropy = entropy * (1 - (guess * truth).sum(1)).clamp_min(0) ** settings.focal
+    axes = (0, 2, 3)
+    hit, said = (guess * truth).sum(axes), guess.sum(axes)
+    areas = truth.sum(axes).float()
+    sums = sum_over_workers(torch.cat([entropy.sum()[None], areas, hit, said]))
+    total, (areas, hit, said) = sums[0], sums[1:].view(3, classes)
+    missed, false = areas - hit, said - hit
+    share = settings.miss_weight
+    overlap = hit / (hit + share * missed + (1 - share) * false).clamp_min(1e-6)
+    present = (areas > 0).float()
+    mean_overlap = (overlap * present).sum() / present.sum().clamp_min(1)
+    # Without a labelled pixel anywhere all of this is zero, and so are the gradients.
+    loss: Tensor = total / (areas @ weights).clamp_min(1e-6) + present.max() - mean_overlap
+    return loss
