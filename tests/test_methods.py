@@ -136,14 +136,18 @@ def test_focal_and_miss_weight_shift_the_price() -> None:
     def price(logits: torch.Tensor, **settings: float) -> float:
         return float(semantic_loss(logits, target, MethodSettings(**settings)))
 
-    assert price(sure, focal=2) < price(sure)
-    assert price(unsure, focal=2) / price(sure, focal=2) > price(unsure) / price(sure)
-    # Everything said to be class 0: class 1 is missed, class 0 partly false.
-    missed = torch.zeros(1, 2, 8, 8)
-    missed[:, 0] = 9.0
-    found = missed.flip(1)  # everything said to be class 1, mostly false
-    ratio = price(missed, miss_weight=0.9) / price(missed)
-    assert ratio < price(found, miss_weight=0.9) / price(found)
+    # The overlap's part stays; of the cross-entropy's, what is sure loses more.
+    overlap = {id(x): price(x, focal=5) for x in (sure, unsure)}
+    kept = [
+        (price(x, focal=2) - overlap[id(x)]) / (price(x) - overlap[id(x)]) for x in (sure, unsure)
+    ]
+    assert 0 < kept[0] < kept[1] < 1
+    # Class 1, the rare one, is half missed; or it is all found, and half as much again is false.
+    missed, false = torch.zeros(1, 2, 8, 8), torch.zeros(1, 2, 8, 8)
+    missed[:, 0, :, :7], missed[:, 1, :, 7:] = 20.0, 20.0
+    false[:, 0, :, :5], false[:, 1, :, 5:] = 20.0, 20.0
+    assert price(missed, miss_weight=0.9) > price(missed) + 0.01
+    assert price(false, miss_weight=0.9) < price(false) - 0.01
 
 
 def test_small_specks_are_dropped_and_their_pixels_given_back() -> None:
