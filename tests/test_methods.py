@@ -53,7 +53,7 @@ def test_real_nuclei_come_back_from_their_own_targets(dsb2018: Path) -> None:
         decoded = decode(method, perfect_outputs(method, label))
         found.append(match_objects(label.instances, decoded.instances).ap)
     assert len(found) > 50
-    assert np.mean(found, axis=0)[0] > 0.95  # measured: 0.966
+    assert np.mean(found, axis=0)[0] > 0.98  # measured: 0.995
 
 
 def test_touching_objects_of_one_class_stay_apart() -> None:
