@@ -15,9 +15,9 @@ from itertools import cycle, islice
 
 import torch
 
-from pipeline.config import NetworkSettings, TrainSettings
+from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings, TrainSettings
 from pipeline.distributed.session import ray_session
-from pipeline.distributed.train import decide_method, train_bundle
+from pipeline.distributed.train import train_bundle
 from pipeline.labels import open_data, read_sample
 from pipeline.methods import build_method
 from pipeline.models.unet import UNet
@@ -36,8 +36,8 @@ def run_loop(settings: TrainSettings) -> float:
     torch.manual_seed(0)
     data = open_data(settings.data, val_fraction=settings.val_fraction)
     samples = [read_sample(image, data.classes, data.void) for image in data.split("train")]
-    channels = settings.channels or max(s.pixels.shape[-1] for s in samples)
-    method = build_method(decide_method(settings.method, data), data.classes)
+    channels = settings.channels
+    method = build_method(settings.method, data.classes)
     source = CropSource(
         CachedSamples(samples, channels, settings.normalize),
         method,
@@ -109,7 +109,10 @@ def main() -> None:
                     max_minutes=given.minutes,
                     crop=given.crop,
                     batch_size=given.batch_size,
-                    network=NetworkSettings(),
+                    channels=3,
+                    method=MethodSettings(name="instance", reach=64),
+                    network=NetworkSettings(depth=4, width=16, full_resolution="light"),
+                    normalize=NormalizeSettings(kind="percentile"),
                     workers=workers,
                 )
 
