@@ -5,9 +5,9 @@
 
 import hashlib
 import json
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
@@ -132,11 +132,11 @@ class MethodSettings(Section):
         0.5, gt=0, lt=1, description="probability from which a pixel belongs to an object"
     )
     vote_blur: float = Field(
-        2.0,
-        ge=0.5,
-        le=50,
-        description="pixels by which the votes for an object's middle are spread: less parts "
-        "objects sooner, more joins them",
+        0.3,
+        gt=0,
+        le=2,
+        description="how far the votes for an object's middle are spread, as a share of the way "
+        "that a vote of the image typically goes: less parts objects sooner, more joins them",
     )
     reach: int | None = Field(
         None, ge=16, description=f"pixels from which an object's middle is found; {_CHOSEN}"
@@ -150,6 +150,13 @@ class AugmentSettings(Section):
     """Random changes to training crops, so that the network sees more than the data holds."""
 
     flip: bool = Field(True, description="mirror and turn by right angles")
+    warp_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of crops that are zoomed, turned by any angle and displaced; the others "
+        "keep their pixels as they are, sharp where objects touch",
+    )
     scale: float = Field(1.4, ge=1, le=4, description="zoom by up to this factor, in or out")
     rotate: bool = Field(True, description="turn by any angle")
     elastic: float = Field(
@@ -166,8 +173,8 @@ class AugmentSettings(Section):
         0.05, ge=0, le=1, description="share of crops with dark and bright exchanged"
     )
     blur: float = Field(1.5, gt=0, le=4, description="largest standard deviation in pixels of blur")
-    blur_share: float = Field(0.15, ge=0, le=1, description="share of crops that are blurred")
-    noise: float = Field(0.05, ge=0, le=1, description="largest standard deviation of added noise")
+    blur_share: float = Field(0.1, ge=0, le=1, description="share of crops that are blurred")
+    noise: float = Field(0.03, ge=0, le=1, description="largest standard deviation of added noise")
 
 
 class SamplingSettings(Section):
@@ -247,6 +254,11 @@ class RecordSettings(Section):
     mlflow: bool = Field(True, description="a run in MLflow, where MLFLOW_TRACKING_URI is set")
     curve: bool = Field(True, description="curve.png in the bundle: loss, figures, calibration")
     card: bool = Field(True, description="README.md in the bundle: the model card")
+
+
+def _as_number(value: object) -> object:
+    """Flags are text, which a list of numbers does not know."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -478,7 +490,7 @@ class PredictSettings(JobSettings):
         0.1, ge=0, le=1, description="exit with 3 when more than this share of the run is rejected"
     )
     precision: Precision = Field("auto", description=_PRECISION)
-    views: Literal[1, 2, 4, 8] = Field(
+    views: Annotated[Literal[1, 2, 4, 8], BeforeValidator(_as_number)] = Field(
         1,
         description="mirrored and turned views of each region that the network looks at and whose "
         "outputs are averaged: a little more accurate, and as many times slower",
@@ -486,7 +498,7 @@ class PredictSettings(JobSettings):
     foreground_threshold: float | None = Field(
         None, gt=0, lt=1, description="instead of the bundle's"
     )
-    vote_blur: float | None = Field(None, ge=0.5, le=50, description="instead of the bundle's")
+    vote_blur: float | None = Field(None, gt=0, le=2, description="instead of the bundle's")
     min_area: int | None = Field(None, ge=1, description="instead of the bundle's")
     regions: RegionSettings = RegionSettings()
     reader: ReaderSettings = ReaderSettings()

@@ -69,7 +69,7 @@ def test_a_rare_class_is_shown_as_often_as_asked(annotated: str) -> None:
     shown = {}
     for share in (0.0, 1.0):
         crops = source(annotated, SamplingSettings(rare_class=share))
-        batches = crops.batches(1, 10, 4, 0, 1)
+        batches = crops.batches(1, 40, 4, 0, 1)
         shown[share] = np.mean([(b.targets["semantic"] == 3).float().mean() for b in batches])
         wanted = [pick.focus for _, pick in crops.order(1, 400)]
         assert wanted.count(3) == pytest.approx(100 * share, abs=30)  # one class of four

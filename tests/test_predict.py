@@ -173,7 +173,7 @@ def test_a_manifest_with_a_missing_image(trained: str, tmp_path: Path) -> None:
 
 
 def test_other_results_are_not_mixed_in(output: Path, collection: str, trained: str) -> None:
-    given = settings(f"{collection}/images", trained, output, vote_blur=3.0)
+    given = settings(f"{collection}/images", trained, output, vote_blur=0.9)
     with pytest.raises(DatasetError, match="holds the results of other settings"):
         Backfill(given)
     assert Backfill(settings(f"{collection}/images", trained, output, workers=1)).plan().images == 0

@@ -35,17 +35,17 @@ def tuned(given: MethodSettings, name: str = "instance") -> MethodSettings:
 
 def test_the_best_thresholds_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def score(settings: MethodSettings, method: Method, found: object) -> float:
-        return 1 - abs(settings.vote_blur - 2.6) - abs(settings.foreground_threshold - 0.44)
+        return 1 - abs(settings.vote_blur - 0.38) - abs(settings.foreground_threshold - 0.44)
 
     monkeypatch.setattr(tuning, "_score", score)
     best = tuned(MethodSettings())
-    assert (best.vote_blur, best.foreground_threshold) == (2.5, 0.45)
+    assert (best.vote_blur, best.foreground_threshold) == (0.4, 0.45)
 
 
 def test_what_the_user_gave_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "_score", lambda *args: float(np.random.default_rng().random()))
-    best = tuned(MethodSettings(foreground_threshold=0.31, vote_blur=1.7))
-    assert (best.vote_blur, best.foreground_threshold) == (1.7, 0.31)
+    best = tuned(MethodSettings(foreground_threshold=0.31, vote_blur=0.7))
+    assert (best.vote_blur, best.foreground_threshold) == (0.7, 0.31)
 
 
 def test_a_method_without_thresholds_is_left_alone() -> None:

@@ -37,8 +37,9 @@ from pipeline.records import VOID, InstanceMap, Label, Maps, Segmentation
 
 _UNITS = 4  # the network's 1 is a quarter of the reach, so that common offsets are of its order
 _EXACT = 0.1  # network units below which an error counts by its square
-_STEPS = 3  # offsets followed, one after the other
-_APART = 4  # pixels that two middles are at least apart
+_STEPS = 2  # offsets followed, one after the other
+_APART = 0.5  # of the typical length of an offset, that two middles are at least apart
+_LEAST_BLUR = 0.8  # pixels
 _FEWEST = 0.5  # votes a pixel, smoothed, that a middle has at least
 
 
@@ -49,7 +50,7 @@ class InstanceMethod(Method):
     directed = frozenset({"offset"})
     tunable = MappingProxyType(
         {
-            "vote_blur": (1.5, 2.0, 2.5, 3.0, 4.0),
+            "vote_blur": (0.15, 0.2, 0.3, 0.4, 0.5),
             "foreground_threshold": (0.4, 0.45, 0.5, 0.55, 0.6, 0.65),
         }
     )
@@ -96,8 +97,9 @@ class InstanceMethod(Method):
     def decode(self, maps: Maps) -> Segmentation:
         foreground = maps["foreground"] >= round(self.settings.foreground_threshold * 255)
         offset = np.stack([maps["offset_y"], maps["offset_x"]]).astype(np.float32) - 128
-        votes = follow(offset * np.float32(self.reach / 127), foreground)
-        joined = join(votes, foreground, self.settings.vote_blur)
+        offset *= np.float32(self.reach / 127)
+        votes, typical = follow(offset, foreground), typical_length(offset, foreground)
+        joined = join(votes, foreground, self.settings.vote_blur * typical, _APART * typical)
         instances = drop_small(keep_whole(joined, foreground), self.settings.min_area)
         n = int(instances.max(initial=0))
         claimed = instances > 0
@@ -165,20 +167,28 @@ def follow(offset: NDArray[np.float32], foreground: NDArray[np.bool_]) -> NDArra
     return np.rint(place).astype(np.int64)
 
 
+def typical_length(offset: NDArray[np.float32], foreground: NDArray[np.bool_]) -> float:
+    """Median length in pixels of the foreground's offsets: how large the image's objects are."""
+    lengths = np.hypot(*offset[:, foreground])
+    return float(np.median(lengths)) if lengths.size else 0.0
+
+
 def join(
-    votes: NDArray[np.int64], foreground: NDArray[np.bool_], blur: float
+    votes: NDArray[np.int64], foreground: NDArray[np.bool_], blur: float, apart: float
 ) -> NDArray[np.uint32]:
     """(H, W) the number of the middle that each foreground pixel joins; 0 outside, or without any.
 
     Args:
         votes: (2, P) of the foreground pixels.
         blur: standard deviation in pixels by which votes are spread.
+        apart: pixels that two middles are at least apart.
     """
     height, width = foreground.shape
     y, x = votes
     counts = np.bincount(y * width + x, minlength=height * width).reshape(height, width)
-    pile = cv2.GaussianBlur(counts.astype(np.float32), (0, 0), blur)
-    near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * _APART + 1, 2 * _APART + 1))
+    pile = cv2.GaussianBlur(counts.astype(np.float32), (0, 0), max(blur, _LEAST_BLUR))
+    side = 2 * max(1, round(apart)) + 1
+    near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     is_middle = (pile >= cv2.dilate(pile, near)) & (pile >= _FEWEST)
     # A flat top, or a middle between two pixels, is one.
     middles = connected_components(

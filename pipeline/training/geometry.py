@@ -41,8 +41,9 @@ def draw_geometry(
     focus: tuple[int, int] | None = None,
 ) -> Geometry:
     """A random geometry of a crop that lies in the image, and shows the pixel `focus` (y, x)."""
-    zoom = settings.scale ** rng.uniform(-1, 1)
-    turn = rng.uniform(0, 2 * math.pi) if settings.rotate else 0.0
+    warped = float(rng.uniform() < settings.warp_share)
+    zoom = settings.scale ** (warped * rng.uniform(-1, 1))
+    turn = warped * rng.uniform(0, 2 * math.pi) if settings.rotate else 0.0
     mirror = 1.0
     if settings.flip:
         turn += math.pi / 2 * rng.integers(4)
@@ -50,9 +51,14 @@ def draw_geometry(
     cos, sin = math.cos(turn) * zoom, math.sin(turn) * zoom
     linear = np.array([[cos * mirror, -sin], [sin * mirror, cos]])
     centre = _draw_centre(height, width, crop, min(1.0, zoom), rng, focus)
+    if not warped:
+        linear = np.rint(linear)
+        # On whole pixels, wherever the middle of a crop of an even or odd side lies.
+        centre = np.rint(centre - (crop - 1) / 2) + (crop - 1) / 2
     offset = centre - linear @ np.full(2, (crop - 1) / 2)
-    strength = settings.elastic * rng.uniform()
-    return Geometry(np.column_stack([linear, offset]), _draw_displacement(crop, strength, rng))
+    strength = warped * rng.uniform() * settings.elastic
+    nodes = max(4, round(crop / _GRID_PIXELS) + 1) if settings.elastic > 0 else 0
+    return Geometry(np.column_stack([linear, offset]), _draw_displacement(nodes, strength, rng))
 
 
 def cut_window(
@@ -131,9 +137,8 @@ def _draw_centre(
     return np.array(centre)
 
 
-def _draw_displacement(crop: int, strength: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    if strength == 0:
-        return np.zeros((2, 0, 0), np.float32)
-    nodes = max(4, round(crop / _GRID_PIXELS) + 1)
+def _draw_displacement(
+    nodes: int, strength: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
     field = rng.standard_normal((2, nodes, nodes)).clip(-_REACH, _REACH)
     return (strength * field).astype(np.float32)
