@@ -41,29 +41,16 @@ class ConvBlock(nn.Sequential):
     """Two 3x3 convolutions, each normalised and rectified; keeps H and W."""
 
     def __init__(self, inputs: int, outputs: int, norm: str) -> None:
-        bias = norm == "none"  # a normalisation layer brings its own shift
-        super().__init__(
-            nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias),
-            make_norm(norm, outputs),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias),
-            make_norm(norm, outputs),
-            nn.ReLU(inplace=True),
-        )
+        super().__init__(*_layers(inputs, outputs, norm), *_layers(outputs, outputs, norm))
 
 
 class StemBlock(nn.Sequential):
     """A 4x4 and a 3x3 convolution, each normalised and rectified; halves H and W."""
 
     def __init__(self, inputs: int, outputs: int, norm: str) -> None:
-        bias = norm == "none"
         super().__init__(
-            nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=bias),
-            make_norm(norm, outputs),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias),
-            make_norm(norm, outputs),
-            nn.ReLU(inplace=True),
+            *_layers(inputs, outputs, norm, kernel=4, stride=2),
+            *_layers(outputs, outputs, norm),
         )
 
 
@@ -71,11 +58,7 @@ class LightBlock(nn.Sequential):
     """One 3x3 convolution, normalised and rectified; keeps H and W."""
 
     def __init__(self, inputs: int, outputs: int, norm: str) -> None:
-        super().__init__(
-            nn.Conv2d(inputs, outputs, 3, padding=1, bias=norm == "none"),
-            make_norm(norm, outputs),
-            nn.ReLU(inplace=True),
-        )
+        super().__init__(*_layers(inputs, outputs, norm))
 
 
 class UpBlock(nn.Module):
@@ -96,3 +79,14 @@ class UpBlock(nn.Module):
         larger = self.up(x)
         joined: Tensor = self.conv(torch.cat([larger, skip.to(larger.dtype)], dim=1))
         return joined
+
+
+def _layers(
+    inputs: int, outputs: int, norm: str, *, kernel: int = 3, stride: int = 1
+) -> list[nn.Module]:
+    bias = norm == "none"  # a normalisation layer brings its own shift
+    return [
+        nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=1, bias=bias),
+        make_norm(norm, outputs),
+        nn.ReLU(inplace=True),
+    ]

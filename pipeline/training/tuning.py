@@ -10,15 +10,14 @@ import numpy as np
 import torch
 
 from pipeline.collective import rank_and_world
-from pipeline.config import MethodSettings, RegionSettings, TrainSettings
+from pipeline.config import MethodSettings, TrainSettings
 from pipeline.figures import match_labels
 from pipeline.methods import build_method
 from pipeline.methods.base import Method
 from pipeline.metrics import outside_void, sum_matches
 from pipeline.models.unet import UNet
-from pipeline.predicting.engine import TorchEngine
-from pipeline.predicting.predictor import Predictor
 from pipeline.records import Label, Maps, Sample, thing_ids
+from pipeline.training.validation import build_predictor
 from pipeline.training.world import gather
 
 _GAIN = 0.001  # of the score that a change has to bring, or what was there stays
@@ -43,8 +42,7 @@ def tune_decoding(
     if not tunable:
         return best
     rank, world = rank_and_world()
-    engine = TorchEngine(network, method, device, dtype)
-    predictor = Predictor(engine, channels, settings.normalize, RegionSettings())
+    predictor = build_predictor(network, method, channels, settings, device, dtype)
     mine: list[tuple[Label, Maps]] = []
     for index in range(rank, len(samples), world):
         sample = samples[index]

@@ -72,8 +72,7 @@ def validate(
 ) -> Validated:
     """Predict the validation images as a job would, and measure; the same in every process."""
     rank, world = rank_and_world()
-    engine = TorchEngine(network, method, device, dtype)
-    predictor = Predictor(engine, channels, settings.normalize, RegionSettings())
+    predictor = build_predictor(network, method, channels, settings, device, dtype)
     shown = _spread(len(samples)) if with_overlays else set()
     matrix = np.zeros((256, 256), np.int64)
     judged = []
@@ -88,6 +87,19 @@ def validate(
     overlays = tuple(one.overlay for one in images if one.overlay is not None)
     whole: NDArray[np.int64] = np.sum([part[0] for part in parts], axis=0)
     return Validated(_measure(images, whole, method), overlays)
+
+
+def build_predictor(
+    network: UNet,
+    method: Method,
+    channels: int,
+    settings: TrainSettings,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Predictor:
+    """What a prediction job would look at images with."""
+    engine = TorchEngine(network, method, device, dtype)
+    return Predictor(engine, channels, settings.normalize, RegionSettings())
 
 
 def _judge(
