@@ -1,0 +1,45 @@
+"""Every setting of every job: typed, validated, described once.
+
+`pipeline.parsing` fills them in from a YAML file and flags.
+"""
+
+from pipeline.config.base import JobSettings, Precision, Section, fingerprint
+from pipeline.config.labels import VAL_FRACTION, LabelSettings
+from pipeline.config.model import MethodSettings, NetworkSettings, NormalizeSettings
+from pipeline.config.predicting import PredictSettings, ReaderSettings, RegionSettings
+from pipeline.config.results import CountSettings, DemoSettings, EvaluateSettings, OverlaySettings
+from pipeline.config.training import (
+    AugmentSettings,
+    ConfiguredSettings,
+    InspectSettings,
+    OptimizerSettings,
+    RecordSettings,
+    SamplingSettings,
+    TrainSettings,
+)
+
+__all__ = [
+    "VAL_FRACTION",
+    "AugmentSettings",
+    "ConfiguredSettings",
+    "CountSettings",
+    "DemoSettings",
+    "EvaluateSettings",
+    "InspectSettings",
+    "JobSettings",
+    "LabelSettings",
+    "MethodSettings",
+    "NetworkSettings",
+    "NormalizeSettings",
+    "OptimizerSettings",
+    "OverlaySettings",
+    "Precision",
+    "PredictSettings",
+    "ReaderSettings",
+    "RecordSettings",
+    "RegionSettings",
+    "SamplingSettings",
+    "Section",
+    "TrainSettings",
+    "fingerprint",
+]

@@ -1,0 +1,98 @@
+"""What a model bundle holds: the network's shape, its input, and its method."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.config.base import CHOSEN, Section
+
+
+class NetworkSettings(Section):
+    """The U-Net's shape."""
+
+    depth: int | None = Field(
+        None, ge=1, le=7, description=f"times the resolution is halved; {CHOSEN}"
+    )
+    width: int | None = Field(
+        None, ge=1, description=f"channels at full resolution; doubled at each level; {CHOSEN}"
+    )
+    max_width: int = Field(256, ge=1, description="the doubling stops at this many channels")
+    full_resolution: Literal["full", "light"] | None = Field(
+        None,
+        description="what is computed at full resolution: as much as at every other, or only a "
+        f"last convolution that sees the image, which is half as much work; {CHOSEN}",
+    )
+    norm: Literal["batch", "group", "instance", "none"] = Field(
+        "batch",
+        description="normalisation layer; group and instance look at the whole region, so regions "
+        "of one image no longer agree exactly",
+    )
+
+    def widths(self) -> list[int]:
+        """Channels at each resolution, the full one first.
+
+        Raises:
+            ValueError: depth or width is still to be chosen.
+        """
+        if self.depth is None or self.width is None:
+            raise ValueError("network takes a depth and a width")
+        most = max(self.width, self.max_width)
+        return [min(self.width * 2**level, most) for level in range(self.depth + 1)]
+
+
+class NormalizeSettings(Section):
+    """How file values become the network's input."""
+
+    kind: Literal["percentile", "range", "none"] | None = Field(
+        None,
+        description="percentile: low to 0 and high to 1, measured in each image; range: the "
+        f"integer type's full range to 0..1; none: as stored; {CHOSEN}",
+    )
+    low: float = Field(1.0, ge=0, lt=50, description="percentile that becomes 0")
+    high: float = Field(99.8, gt=50, le=100, description="percentile that becomes 1")
+    per_channel: bool | None = Field(
+        None, description="measure each channel for itself; by default for all but 3-channel colour"
+    )
+
+
+class MethodSettings(Section):
+    """How the network's outputs become classes and objects."""
+
+    name: Literal["auto", "semantic", "instance"] = Field(
+        "auto",
+        description="semantic: classes of pixels; instance: also tells touching objects apart; "
+        "auto: instance when the labels hold instances",
+    )
+    class_weights: list[float] | None = Field(
+        None, description=f"weight of each class in the loss, in the order of ids; {CHOSEN}"
+    )
+    focal: float = Field(
+        0.0,
+        ge=0,
+        le=5,
+        description="how much less pixels count in the cross-entropy that are right already; "
+        "0: all alike, 2 is usual",
+    )
+    miss_weight: float = Field(
+        0.5,
+        gt=0,
+        lt=1,
+        description="weight in the overlap loss of pixels that are missed, against those that are "
+        "false; 0.5 is Dice, more finds more of rare classes",
+    )
+    foreground_threshold: float = Field(
+        0.5, gt=0, lt=1, description="probability from which a pixel belongs to an object"
+    )
+    vote_blur: float = Field(
+        0.3,
+        gt=0,
+        le=2,
+        description="how far the votes for an object's middle are spread, as a share of the way "
+        "that a vote of the image typically goes: less parts objects sooner, more joins them",
+    )
+    reach: int | None = Field(
+        None, ge=16, description=f"pixels from which an object's middle is found; {CHOSEN}"
+    )
+    min_area: int = Field(
+        8, ge=1, description="objects of fewer pixels are taken for noise and dropped"
+    )

@@ -1,0 +1,95 @@
+"""How images are predicted."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import SettingsConfigDict
+
+from pipeline.config.base import PRECISION, JobSettings, Precision, Section, fingerprint
+from pipeline.config.model import MethodSettings
+
+
+def _as_number(value: object) -> object:
+    """Flags are text, which a list of numbers does not know."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+class ReaderSettings(Section):
+    """What counts as a readable image."""
+
+    max_pixels: int = Field(
+        100_000_000, ge=1, description="images with more pixels (height x width) are rejected"
+    )
+    allow_misnamed: bool = Field(
+        False, description="decode a file by its content when its name says another format"
+    )
+
+
+class RegionSettings(Section):
+    """How the network walks over an image."""
+
+    size: int = Field(1024, ge=16, description="side of a region's core, in pixels")
+    halo: int | None = Field(
+        None, ge=0, description="pixels read around the core; by default the network's context"
+    )
+    batch_pixels: int = Field(
+        8 * 256 * 256, ge=1, description="pixels that go through the network at once"
+    )
+
+
+class PredictSettings(JobSettings):
+    """Predict a collection of images and write masks, objects and counts as Parquet.
+
+    Re-running the same command goes on where it stopped; images that are done are not repeated.
+    """
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m jobs.predict")
+
+    input: str = Field(
+        description="folder or URI of images, or a Parquet or CSV manifest with a uri column"
+    )
+    model: str = Field(description="folder or URI of the model bundle")
+    output: str = Field(description="folder or URI of the output dataset")
+    dry_run: bool = Field(False, description="print what would be done, and stop")
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="predicting processes, which share the cores out among them; by default one a "
+        "GPU, or one a core. For a few large images, 1 is faster on a CPU",
+    )
+    images_per_shard: int = Field(64, ge=1, description="most images that are committed together")
+    bytes_per_shard: int = Field(
+        32 << 20, ge=1, description="most bytes of files that are committed together"
+    )
+    memory_in_flight: int = Field(
+        512 << 20, ge=1 << 20, description="bytes of images and maps kept between the stages"
+    )
+    max_reject_share: float = Field(
+        0.1, ge=0, le=1, description="exit with 3 when more than this share of the run is rejected"
+    )
+    precision: Precision = Field("auto", description=PRECISION)
+    views: Annotated[Literal[1, 2, 4, 8], BeforeValidator(_as_number)] = Field(
+        1,
+        description="mirrored and turned views of each region that the network looks at and whose "
+        "outputs are averaged: a little more accurate, and as many times slower",
+    )
+    foreground_threshold: float | None = Field(
+        None, gt=0, lt=1, description="instead of the bundle's"
+    )
+    vote_blur: float | None = Field(None, gt=0, le=2, description="instead of the bundle's")
+    min_area: int | None = Field(None, ge=1, description="instead of the bundle's")
+    regions: RegionSettings = RegionSettings()
+    reader: ReaderSettings = ReaderSettings()
+
+    def decoding(self, method: MethodSettings) -> MethodSettings:
+        """The bundle's method settings with this job's thresholds in their place."""
+        keys = ("foreground_threshold", "vote_blur", "min_area")
+        chosen = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
+        return method.model_copy(update=chosen)
+
+    def results_fingerprint(self) -> str:
+        """Hash of the settings that change results; the others only change how fast they come."""
+        keys = {
+            "precision", "views", "foreground_threshold", "vote_blur", "min_area", "regions"
+        }  # fmt: skip
+        return fingerprint(self.model_dump(include=keys) | {"reader": self.reader.model_dump()})
