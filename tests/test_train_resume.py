@@ -82,7 +82,7 @@ def test_a_killed_worker_costs_no_more_than_the_last_checkpoint(
         killed.append(report.progress)
 
     result = train_bundle(
-        settings_for(annotated, output, epochs=30, workers=2, batch_size=4), on_report
+        settings_for(annotated, output, epochs=20, workers=2, batch_size=4), on_report
     )
     assert killed
     assert result.spec.metrics["ap_0.5"] > 0.2

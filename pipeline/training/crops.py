@@ -220,7 +220,7 @@ class CropSource:
         return stacked.to(self.device)
 
     def _normalize(self, pixels: Tensor, windows: list[Window]) -> Tensor:
-        """As `images.normalize.normalize`, a batch at a time."""
+        """As `images.normalize.normalize`, a batch at a time and in place."""
         low, high = (
             torch.from_numpy(np.stack([getattr(w.bounds, end) for w in windows]))
             .to(self.device)
@@ -228,8 +228,8 @@ class CropSource:
             for end in ("low", "high")
         )
         span = high - low
-        values = (pixels - low) * torch.where(span > 0, 1 / span, 0)
-        return values.nan_to_num(0.0, 3.0, -1.0).clamp(-1, 3)
+        values = pixels.sub_(low).mul_(torch.where(span > 0, 1 / span, 0))
+        return values.nan_to_num_(0.0, 3.0, -1.0).clamp_(-1, 3)
 
     def _targets(self, labels: NDArray[np.int32]) -> dict[str, Tensor]:
         found = [self.method.targets(Label(one[0].astype(np.uint8), one[1])) for one in labels]

@@ -79,14 +79,15 @@ def change_intensity(images: Tensor, changes: list[IntensityChange]) -> Tensor:
     def column(values: list[float]) -> Tensor:
         return images.new_tensor(values).view(-1, 1, 1, 1)
 
-    images = images.sign() * images.abs().pow(column([c.gamma for c in changes]))
+    # Below 0 as above it, and in place: a batch is larger than the processor's cache.
+    images = images.abs().pow_(column([c.gamma for c in changes])).copysign_(images)
     tint = torch.from_numpy(np.stack([c.tint for c in changes])).to(images.device)
-    images = images * column([c.contrast for c in changes]) * tint[:, :, None, None]
-    images = images + column([c.brightness for c in changes])
+    images.mul_(column([c.contrast for c in changes]) * tint[:, :, None, None])
+    images.add_(column([c.brightness for c in changes]))
     images = _on_some(images, [c.blur > 0 for c in changes], changes, _blur)
     if any(c.noise > 0 for c in changes):
         noise = torch.stack([_noise(images[0], c.noise_seed) for c in changes])
-        images = torch.addcmul(images, noise, column([c.noise for c in changes]))
+        images.addcmul_(noise, column([c.noise for c in changes]))
     return images
 
 
