@@ -14,7 +14,8 @@ from pipeline.config import CountSettings, OverlaySettings, PredictSettings
 from pipeline.distributed.backfill import Backfill
 from pipeline.drawing import COLOURS
 from pipeline.errors import BundleError, DataError, DatasetError, SettingsError
-from pipeline.synthetic import FORMATS, encode_image, make_scene
+from pipeline.records import reported
+from pipeline.synthetic import CLASSES, FORMATS, encode_image, make_scene
 from pipeline.tables.dataset import OutputDataset
 from tests.test_reader import BAD
 
@@ -182,8 +183,10 @@ def test_other_results_are_not_mixed_in(output: Path, collection: str, trained: 
 def test_wrong_inputs_are_one_line(collection: str, trained: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere does not exist"):
         Backfill(settings(str(tmp_path / "nowhere"), trained, tmp_path / "out"))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("no image")
     with pytest.raises(DataError, match="holds no PNG, JPEG or TIFF image"):
-        Backfill(settings(trained, trained, tmp_path / "out"))
+        Backfill(settings(str(tmp_path / "texts"), trained, tmp_path / "out"))
     with pytest.raises(BundleError, match="is not a model bundle"):
         Backfill(settings(collection, str(tmp_path), tmp_path / "out"))
     given = settings(f"{collection}/images", trained, tmp_path / "out", workers=1000)
@@ -194,12 +197,17 @@ def test_wrong_inputs_are_one_line(collection: str, trained: str, tmp_path: Path
 
 def test_a_picture_shows_the_objects(output: Path, tmp_path: Path) -> None:
     picture = tmp_path / "sheet.png"
-    given = OverlaySettings(dataset=str(output), picture=str(picture), images=4, side=100)
+    given = OverlaySettings(dataset=str(output), picture=str(picture), images=9, side=100)
     assert overlay.work(given) == 0
     sheet = cv2.imread(str(picture))
     assert min(sheet.shape[:2]) > 200
-    cell, crystal = ((sheet[..., ::-1] == colour).all(-1).sum() for colour in COLOURS[1:3])
-    assert min(cell, crystal) > 30
+    legend = sheet[-28:]
+    found = sql(output, "select class_name, count(*) from $objects group by 1")
+    assert found
+    for name, n in found:
+        colour = COLOURS[[spec.name for spec in reported(CLASSES)].index(name)]
+        shown, named = ((part[..., ::-1] == colour).all(-1).sum() for part in (sheet, legend))
+        assert shown - named > 3 * n  # an outline is longer than that
 
 
 def test_counts_are_those_of_the_objects(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
