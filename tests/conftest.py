@@ -104,7 +104,7 @@ def trained(
         output=output,
         epochs=8,
         crop=96,
-        min_steps=25,
+        min_steps=45,
         network=NetworkSettings(depth=2, width=8),
         notes="Trained on synthetic scenes.",
     )

@@ -70,7 +70,7 @@ def test_a_line_an_epoch_and_the_published_figures(trained: str) -> None:
     assert epochs == sorted(set(epochs))
     assert (epochs[0], epochs[-1]) == (1, 8)
     assert [row["final"] for row in rows] == [False] * len(epochs) + [True]
-    assert [row["step"] for row in rows[:-1]] == [25 * n for n in epochs]
+    assert [row["step"] for row in rows[:-1]] == [45 * n for n in epochs]
     # The last has the thresholds tuned, and so is no worse than the best epoch.
     assert rows[-1]["score"] == max(row["score"] for row in rows)
     metrics = load_spec(trained).metrics
@@ -83,7 +83,7 @@ def test_tensorboard_shows_curves_and_pictures(trained: str) -> None:
     folder = f"{trained}/tensorboard"
     found = scalars(folder)
     steps = [step for step, _ in found["val/score"]]
-    assert (steps[0], steps[-1]) == (25, 200)
+    assert (steps[0], steps[-1]) == (45, 360)
     best = max(value for _, value in found["val/score"])
     assert 0 < best <= load_spec(trained).metrics["score"] + 1e-6
     assert {"train/loss", "train/learning_rate", "val/iou/cell", "val/ap_50/crystal"} <= set(found)
@@ -95,7 +95,7 @@ def test_tensorboard_shows_curves_and_pictures(trained: str) -> None:
                 encoded = np.frombuffer(value.image.encoded_image_string, np.uint8)
                 assert cv2.imdecode(encoded, cv2.IMREAD_COLOR).std() > 10
     assert len(pictures) == 4  # the validation images, after epochs that are milestones, and last
-    expected = [step for step in steps if is_milestone(step // 25) or step == 200]
+    expected = [step for step in steps if is_milestone(step // 45) or step == 360]
     assert all(shown == expected for shown in pictures.values())
 
 
