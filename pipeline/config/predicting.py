@@ -71,7 +71,7 @@ class PredictSettings(JobSettings):
     views: Annotated[Literal[1, 2, 4, 8], BeforeValidator(_as_number)] = Field(
         1,
         description="mirrored and turned views of each region that the network looks at and whose "
-        "outputs are averaged: a little more accurate, and as many times slower",
+        "outputs are averaged, as many times slower; it helps some models, so measure",
     )
     foreground_threshold: float | None = Field(
         None, gt=0, lt=1, description="instead of the bundle's"
