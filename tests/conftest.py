@@ -1,14 +1,15 @@
 """Fixtures that several test modules share: one Ray session, one small trained model."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.fault_proxy import FaultProxy, fault_proxy
+from tests.object_store import S3Server, s3_server
 
 ROOT = Path(__file__).parent.parent
 DSB2018 = Path(os.environ.get("TESSERA_DSB2018", ROOT.parent / "shared/data/dsb2018"))
@@ -24,44 +25,54 @@ def dsb2018() -> Path:
     return DSB2018
 
 
-@pytest.fixture(scope="session")
-def bucket() -> Iterator[str]:
-    """An S3 bucket on a server of its own, in memory, on loopback.
+_STORE = pytest.StashKey[str]()
 
-    Processes find it by the environment, so it is there before Ray starts its workers.
-    """
+
+@pytest.fixture(scope="session")
+def object_store(pytestconfig: pytest.Config) -> Iterator[S3Server]:
+    """An S3 server of its own on loopback: Ceph's, or moto's where that is not installed."""
+    with s3_server() as server:
+        pytestconfig.stash[_STORE] = server.kind
+        yield server
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say which S3 server the tests ran against: moto proves less."""
+    if kind := config.stash.get(_STORE, None):
+        terminalreporter.write_line(f"object store: {kind}")
+
+
+@pytest.fixture(scope="session")
+def bucket(object_store: S3Server) -> Iterator[str]:
+    """A bucket in it. Processes find it by the environment, before Ray starts its workers."""
     import fsspec
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-            patch.setenv("AWS_ACCESS_KEY_ID", "test")
-            patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-            _wait_for_port(port)
-            fsspec.filesystem("s3", use_listings_cache=False).mkdir("tessera")
-            yield "s3://tessera"
-    finally:
-        server.terminate()
-        server.wait()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in object_store.environment.items():
+            patch.setenv(name, value)
+        fsspec.filesystem("s3", use_listings_cache=False).mkdir("tessera")
+        yield "s3://tessera"
 
 
-def _wait_for_port(port: int) -> None:
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.1)
-    raise TimeoutError("the S3 server did not start within a minute")
+@pytest.fixture
+def faulty_store(
+    bucket: str, object_store: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FaultProxy]:
+    """The store of `bucket` behind a proxy that makes faults; `AWS_ENDPOINT_URL` is the proxy's."""
+    with fault_proxy(object_store.port) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        forget_clients()
+        yield proxy
+    forget_clients()
+
+
+def forget_clients() -> None:
+    """Have s3fs look at the environment again."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipeline import storage
 from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings, fingerprint
-from pipeline.errors import BundleError, StorageError
+from pipeline.errors import BundleError, MissingError
 from pipeline.records import ClassSpec
 
 SPEC_NAME = "bundle.json"
@@ -57,7 +57,7 @@ def load_spec(uri: str) -> BundleSpec:
     """
     try:
         data = storage.read_bytes(storage.join(uri, SPEC_NAME))
-    except StorageError as error:
+    except MissingError as error:
         raise BundleError(f"{uri} is not a model bundle: {error}") from error
     try:
         return BundleSpec.model_validate(json.loads(data))
@@ -77,7 +77,7 @@ def read_weights(uri: str, spec: BundleSpec) -> bytes:
     """
     try:
         data = storage.read_bytes(storage.join(uri, WEIGHTS_NAME))
-    except StorageError as error:
+    except MissingError as error:
         raise BundleError(f"{uri} has no weights: {error}") from error
     if storage.content_hash(data) != spec.weights_hash:
         raise BundleError(

@@ -1,0 +1,58 @@
+"""The only door to files and object stores.
+
+A URI is a local path or anything that fsspec knows (`s3://bucket/key`). Credentials come from the
+backend's own chain (environment, profile, role), never from settings.
+
+    uris.py        what a URI is made of
+    door.py        a URI → the file system behind it, and the path there
+    faults.py      what a backend raises → one of our errors, in one line
+    retrying.py    which of them are tried again, and how long
+    files.py       read, write, look up and remove
+    exclusive.py   create a file, with one winner
+    unfinished.py  what local writes that never ended have left
+    listing.py     everything below a folder or prefix; s3_listing.py, local_listing.py: how
+"""
+
+from pipeline.storage.door import arrow_filesystem, is_local, make_folder
+from pipeline.storage.exclusive import create_bytes
+from pipeline.storage.files import (
+    StoredFile,
+    copy_folder,
+    exists,
+    read_bytes,
+    remove,
+    remove_folder,
+    remove_many,
+    stat,
+    stat_many,
+    write_bytes,
+)
+from pipeline.storage.listing import list_files, list_names, list_paths, walk
+from pipeline.storage.unfinished import unfinished_files
+from pipeline.storage.uris import absolute, content_hash, join, name_of
+
+__all__ = [
+    "StoredFile",
+    "absolute",
+    "arrow_filesystem",
+    "content_hash",
+    "copy_folder",
+    "create_bytes",
+    "exists",
+    "is_local",
+    "join",
+    "list_files",
+    "list_names",
+    "list_paths",
+    "make_folder",
+    "name_of",
+    "read_bytes",
+    "remove",
+    "remove_folder",
+    "remove_many",
+    "stat",
+    "stat_many",
+    "unfinished_files",
+    "walk",
+    "write_bytes",
+]

@@ -1,0 +1,87 @@
+"""A URI → the fsspec file system behind it, and the path there."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow.fs
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.errors import StorageError
+from pipeline.storage.faults import named, one_line
+from pipeline.storage.uris import absolute
+
+# A stalled store is to be noticed. s3fs nests its retries in reads, 5 × 5 by default, around
+# botocore's 5: more than an hour. With two of each it is four minutes without a byte.
+_S3_TRIES = 2
+_S3_CONFIG: dict[str, Any] = {
+    "connect_timeout": 10,
+    "read_timeout": 30,
+    "max_pool_connections": 96,  # threads that read images, and listings beside them
+}
+
+
+def open_filesystem(uri: str) -> tuple[Any, str]:
+    """The file system of a URI, and the path in it.
+
+    Raises:
+        StorageError: nothing here knows how to open such a URI.
+    """
+    options: dict[str, Any] = {}
+    if uri.startswith(("s3://", "s3a://")):
+        options["config_kwargs"] = _s3_config()
+    try:
+        # Other processes write while this one looks: a cached listing would be out of date.
+        fs, path = fsspec.core.url_to_fs(absolute(uri), use_listings_cache=False, **options)
+    except (ValueError, ImportError) as error:
+        raise StorageError(f"{uri}: {one_line(error)}") from error
+    if is_s3(fs):
+        fs.retries = min(fs.retries, _S3_TRIES)
+    return fs, path
+
+
+def _s3_config() -> dict[str, Any]:
+    """Our defaults of botocore's settings, below what the user has set for fsspec or botocore."""
+    config = dict(_S3_CONFIG)
+    if not {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} & os.environ.keys():
+        config["retries"] = {"total_max_attempts": _S3_TRIES}
+    for protocol in ("s3", "s3a"):
+        config |= fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})
+    return config
+
+
+def is_s3(fs: Any) -> bool:
+    """Whether a file system is s3fs's."""
+    return "s3" in fs.protocol
+
+
+def is_local(uri: str) -> bool:
+    """Whether a URI lies in this machine's file system."""
+    return isinstance(open_filesystem(uri)[0], LocalFileSystem)
+
+
+def uri_of(fs: Any, path: str) -> str:
+    """The URI of a path in a file system: local paths stay as they are."""
+    return path if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(path))
+
+
+def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """The same store for pyarrow, and the path in it.
+
+    Through fsspec rather than pyarrow's own S3 client, so that there is one chain of credentials
+    and one behaviour under faults.
+    """
+    fs, path = open_filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        return pyarrow.fs.LocalFileSystem(), path
+    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
+
+
+def make_folder(uri: str) -> str:
+    """Create a local folder; object stores need none. Returns the URI."""
+    fs, path = open_filesystem(uri)
+    if isinstance(fs, LocalFileSystem):
+        with named(uri, "create"):
+            Path(path).mkdir(parents=True, exist_ok=True)
+    return uri
