@@ -16,6 +16,7 @@ from pydantic_settings import CliSettingsSource
 from pydantic_settings import SettingsError as CliError
 
 from pipeline.config import JobSettings
+from pipeline.config.base import VERBATIM
 from pipeline.errors import SettingsError
 
 S = TypeVar("S", bound=JobSettings)
@@ -44,8 +45,9 @@ def load(kind: type[S], flags: Sequence[str], values: Mapping[str, Any]) -> S:
         SystemExit: after printing the help, when the flags ask for it.
     """
     try:
-        source: CliSettingsSource[Any] = CliSettingsSource(kind, cli_parse_args=list(flags))
-        return kind(_cli_settings_source=source, **_underscored(values))
+        parsed, verbatim = _verbatim(kind, flags)
+        source: CliSettingsSource[Any] = CliSettingsSource(kind, cli_parse_args=parsed)
+        return kind(_cli_settings_source=source, **_underscored(values) | verbatim)
     except CliError as error:
         raise SettingsError(_flag_problem(kind, str(error))) from error
     except ValidationError as error:
@@ -56,6 +58,31 @@ def load(kind: type[S], flags: Sequence[str], values: Mapping[str, Any]) -> S:
 def to_yaml(settings: BaseModel) -> str:
     """Settings as run, in a form that `--config` takes."""
     return yaml.safe_dump(settings.model_dump(mode="json", exclude={"config"}), sort_keys=False)
+
+
+def _verbatim(
+    kind: type[JobSettings], flags: Sequence[str]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """The flags that pydantic may parse, and the values of those it would take apart.
+
+    It splits a list's flag at commas, and reads brackets and quotes as JSON.
+    """
+    names = {
+        "--" + name.replace("_", "-"): name
+        for name, info in kind.model_fields.items()
+        if info.json_schema_extra == VERBATIM
+    }
+    others: list[str] = []
+    found: dict[str, list[str]] = {}
+    words = iter(flags)
+    for word in words:
+        flag, has_value, value = word.partition("=")
+        following = value if has_value else next(words, None) if flag in names else None
+        if flag in names and following is not None:
+            found.setdefault(names[flag], []).append(following)
+        else:
+            others.append(word)
+    return others, found
 
 
 def _underscored(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 """
 
 from pipeline.config.base import JobSettings, Precision, Section, fingerprint
+from pipeline.config.collection import CollectionSettings
 from pipeline.config.labels import VAL_FRACTION, LabelSettings
 from pipeline.config.model import MethodSettings, NetworkSettings, NormalizeSettings
 from pipeline.config.predicting import PredictSettings, ReaderSettings, RegionSettings
@@ -17,10 +18,13 @@ from pipeline.config.training import (
     SamplingSettings,
     TrainSettings,
 )
+from pipeline.config.upkeep import CompactSettings, VerifySettings
 
 __all__ = [
     "VAL_FRACTION",
     "AugmentSettings",
+    "CollectionSettings",
+    "CompactSettings",
     "ConfiguredSettings",
     "CountSettings",
     "DemoSettings",
@@ -41,5 +45,6 @@ __all__ = [
     "SamplingSettings",
     "Section",
     "TrainSettings",
+    "VerifySettings",
     "fingerprint",
 ]

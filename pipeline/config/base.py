@@ -4,12 +4,14 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 CHOSEN = "by default chosen from the data"
 """What the description of a setting says that self-configuration decides."""
 Precision = Literal["auto", "float32", "bfloat16"]
+VERBATIM: dict[str, JsonValue] = {"verbatim": True}
+"""Mark of a list of texts whose flags are taken as they are typed, commas and brackets included."""
 PRECISION = "of the network; auto: bfloat16 where the processor has it in hardware"
 
 

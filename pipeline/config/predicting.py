@@ -1,11 +1,13 @@
 """How images are predicted."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from pipeline.config.base import PRECISION, JobSettings, Precision, Section, fingerprint
+from pipeline.config.base import PRECISION, Precision, Section
+from pipeline.config.collection import CollectionSettings
+from pipeline.config.logs import LogSettings
 from pipeline.config.model import MethodSettings
 
 
@@ -37,7 +39,7 @@ class RegionSettings(Section):
     )
 
 
-class PredictSettings(JobSettings):
+class PredictSettings(CollectionSettings, LogSettings):
     """Predict a collection of images and write masks, objects and counts as Parquet.
 
     Re-running the same command goes on where it stopped; images that are done are not repeated.
@@ -46,11 +48,26 @@ class PredictSettings(JobSettings):
     model_config = SettingsConfigDict(cli_prog_name="python -m jobs.predict")
 
     input: str = Field(
-        description="folder or URI of images, or a Parquet or CSV manifest with a uri column"
+        description="folder or URI of images, a Parquet or CSV manifest with a uri column, or "
+        "an S3 Inventory (its manifest.json)"
     )
     model: str = Field(description="folder or URI of the model bundle")
     output: str = Field(description="folder or URI of the output dataset")
     dry_run: bool = Field(False, description="print what would be done, and stop")
+    retry_rejects: bool = Field(False, description="try again what was rejected before")
+    replace: bool = Field(
+        False,
+        description="compute images anew that are done, also with another model or other settings, "
+        "and put the new rows in the place of the old ones, shard by shard; with --where a part",
+    )
+    wait_minutes: float = Field(
+        0, ge=0, description="how long to wait while another run writes to the output"
+    )
+    stall_seconds: int = Field(
+        600,
+        ge=10,
+        description="nothing moving for so long means that something hangs: it is started again",
+    )
     workers: int | None = Field(
         None,
         ge=1,
@@ -87,9 +104,10 @@ class PredictSettings(JobSettings):
         chosen = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
         return method.model_copy(update=chosen)
 
-    def results_fingerprint(self) -> str:
-        """Hash of the settings that change results; the others only change how fast they come."""
+    def results_settings(self) -> dict[str, Any]:
+        """The settings that change results; the others only change how fast they come."""
         keys = {
-            "precision", "views", "foreground_threshold", "vote_blur", "min_area", "regions"
+            "precision", "views", "foreground_threshold", "vote_blur", "min_area", "regions",
+            "reader",
         }  # fmt: skip
-        return fingerprint(self.model_dump(include=keys) | {"reader": self.reader.model_dump()})
+        return self.model_dump(mode="json", include=keys)

@@ -67,9 +67,14 @@ class SamplingSettings(Section):
 
 
 class OptimizerSettings(Section):
-    """AdamW with warm-up and a cosine to zero."""
+    """The optimiser, with warm-up and a cosine to zero."""
 
-    learning_rate: float = Field(2e-3, gt=0, description="peak learning rate")
+    kind: Literal["muon", "adamw"] = Field(
+        "muon",
+        description="muon: for the convolutions inside the network, and AdamW for the rest; it "
+        "learns more from as many pixels",
+    )
+    learning_rate: float = Field(5e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(1e-4, ge=0)
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the training spent warming up")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")

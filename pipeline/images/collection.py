@@ -1,55 +1,50 @@
-"""What there is to predict: images below a prefix, or listed in a manifest.
+"""What there is to predict: images below a prefix, or listed in a file; a stream of Arrow batches.
 
-A manifest is Parquet or CSV with a `uri` column, and optionally `version` and `size`, which spare
-looking every file up. URIs that are relative are meant from the manifest's own folder.
+    source (prefix │ manifest │ S3 Inventory) ─ FOUND ─ identity and partitions ─ LISTING
+
+Nothing is held for the whole collection, so its size does not matter. A manifest is Parquet or CSV
+with a `uri` column, and optionally `version` and `size`, which spare looking every file up. URIs
+that are relative are meant from the manifest's own folder.
 """
 
 import hashlib
-import io
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.errors import DataError
+from pipeline.errors import DataError, SettingsError
+from pipeline.images.inventory import is_inventory, open_inventory, read_inventory
+from pipeline.images.lists import BATCH_ROWS, ListFile, as_text, open_list
+from pipeline.images.manifest import read_manifest
+from pipeline.images.partitions import PartitionSpec
 from pipeline.images.reader import FORMATS
-from pipeline.records import SourceImage
+
+__all__ = ["MISSING", "Collection", "image_identity", "listing_schema", "open_collection"]
 
 MISSING = "missing"
 """The version of a listed image that is not there; reading it will say so."""
+_LOOKED_UP = 4096
+"""URIs that are looked up together."""
+_LIST_SUFFIXES = (".parquet", ".csv", ".csv.gz")
+Source = Callable[[], Iterator[pa.RecordBatch]]
+"""Batches with uri, version (null where the store has to be asked), size, and the columns that
+partitions come from."""
 
 
-@dataclass(frozen=True)
-class Collection:
-    """The images of an input, each once, in the order of their URIs."""
-
-    uri: str
-    images: tuple[SourceImage, ...]
-    ignored: int
-    """Files that no image suffix names."""
-    repeated: int
-    """Lines of a manifest that name an image again."""
-
-
-def list_collection(uri: str) -> Collection:
-    """List a prefix, a single image, or a manifest.
-
-    Raises:
-        StorageError: it can't be listed.
-        DataError: the manifest can't be read or has no uri column.
-    """
-    uri = storage.absolute(uri)
-    if PurePosixPath(uri).suffix.lower() in (".parquet", ".csv"):
-        return _from_manifest(uri)
-    if not storage.exists(uri):
-        raise DataError(f"{uri} does not exist")
-    files = list(storage.list_files(uri))
-    images = [f for f in files if PurePosixPath(f.uri).suffix.lower() in FORMATS]
-    return Collection(uri, _identified(images), len(files) - len(images), 0)
+def listing_schema(partition_columns: tuple[str, ...] = ()) -> pa.Schema:
+    """Of the batches of a collection: a row an image, a string column a partition."""
+    return pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("uri", pa.string()),
+            ("version", pa.string()),
+            ("size", pa.int64()),  # bytes, -1 where the listing does not say
+            *((name, pa.string()) for name in partition_columns),
+        ]
+    )
 
 
 def image_identity(uri: str, version: str) -> str:
@@ -57,57 +52,136 @@ def image_identity(uri: str, version: str) -> str:
     return hashlib.blake2b(f"{uri}\0{version}".encode(), digest_size=12).hexdigest()
 
 
-def _identified(files: Iterable[storage.StoredFile]) -> tuple[SourceImage, ...]:
-    return tuple(
-        SourceImage(image_identity(f.uri, f.version), f.uri, f.version, f.size)
-        for f in sorted(files, key=lambda f: f.uri)
-    )
+class Collection:
+    """The images of an input, as they are listed: in no order, and repeated ones repeatedly."""
+
+    def __init__(self, uri: str, partitions: PartitionSpec, source: Source, by_name: bool) -> None:
+        """Use `open_collection`.
+
+        Args:
+            by_name: the source lists files of any kind, of which those with an image's name count.
+        """
+        self.uri = uri
+        self.partitions = partitions
+        self.listed = 0
+        """Images, counted while the batches are walked through."""
+        self.ignored = 0
+        """Files that no image suffix names."""
+        self.unpartitioned = 0
+        """Images for which some partition has no value."""
+        self._source = source
+        self._by_name = by_name
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The images, in batches of `listing_schema`; each call lists anew.
+
+        Raises:
+            StorageError: it can't be listed.
+            DataError: a manifest or an inventory can't be read.
+        """
+        self.listed = self.ignored = self.unpartitioned = 0
+        for found in self._source():
+            batch = self._images_of(found) if self._by_name else found
+            if batch.num_rows:
+                yield self._listing(batch)
+
+    def _images_of(self, found: pa.RecordBatch) -> pa.RecordBatch:
+        pattern = rf"(?i)[^/]({'|'.join(map(_escaped, FORMATS))})$"
+        batch = found.filter(pc.match_substring_regex(found["uri"], pattern))
+        self.ignored += found.num_rows - batch.num_rows
+        return batch
+
+    def _listing(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        uris, versions, sizes = batch["uri"], batch["version"], batch["size"]
+        if versions.null_count:
+            versions, sizes = _looked_up(uris, versions, sizes)
+        given = {name: as_text(batch, name, self.uri) for name in self.partitions.from_manifest}
+        values = self.partitions.values(uris, given)
+        self.listed += batch.num_rows
+        if values:
+            blank = values[0].is_null()
+            for column in values[1:]:
+                blank = pc.or_(blank, column.is_null())
+            self.unpartitioned += int(pc.sum(blank).as_py())
+        columns = [_identities(uris, versions), uris, versions, sizes, *values]
+        return pa.record_batch(columns, listing_schema(self.partitions.names))
 
 
-def _from_manifest(uri: str) -> Collection:
-    table = _read_table(uri)
-    if "uri" not in table.column_names:
-        raise DataError(f"{uri} has no column named uri, but {', '.join(table.column_names)}")
-    folder = uri.rpartition("/")[0]
-    named = [str(value or "").strip() for value in table["uri"].to_pylist()]
-    if "" in named:
-        raise DataError(f"{uri}: row {named.index('') + 1} has no uri")
-    uris = [_resolve(value, folder) for value in named]
-    first = {value: row for row, value in reversed(list(enumerate(uris)))}
-    files = _listed_files(table, first) or _looked_up(list(first))
-    return Collection(uri, _identified(files), 0, len(uris) - len(first))
+def open_collection(uri: str, partitions: PartitionSpec | None = None) -> Collection:
+    """A prefix, a single image, a manifest, or an S3 Inventory; it is read by `batches`.
+
+    Raises:
+        StorageError: it can't be looked up.
+        DataError: it does not exist, or its file can't be read or has not the columns needed.
+        SettingsError: a partition is a column, and there are no columns.
+    """
+    uri, partitions = storage.absolute(uri), partitions or PartitionSpec()
+    if uri.lower().endswith(_LIST_SUFFIXES):
+        table = open_list(uri)
+        if is_inventory(table.names):
+            return _of_inventory(uri, partitions, lambda: iter([table]))
+        table.require("uri", *partitions.from_manifest)
+        return Collection(uri, partitions, lambda: read_manifest(table, partitions), False)
+    if PurePosixPath(uri).suffix.lower() == ".json":
+        return _of_inventory(uri, partitions, open_inventory(uri))
+    _refuse_columns(uri, partitions)
+    if not storage.exists(uri):
+        raise DataError(f"{uri} does not exist")
+    return Collection(uri, partitions, lambda: _walk(uri), True)
 
 
-def _read_table(uri: str) -> pa.Table:
-    data = storage.read_bytes(uri)
+def _of_inventory(
+    uri: str, partitions: PartitionSpec, tables: Callable[[], Iterator[ListFile]]
+) -> Collection:
+    _refuse_columns(uri, partitions)
+    return Collection(uri, partitions, lambda: read_inventory(tables()), True)
+
+
+def _refuse_columns(uri: str, partitions: PartitionSpec) -> None:
+    for name in partitions.from_manifest:
+        raise SettingsError(
+            f"partition {name}: only a manifest has columns, which {uri} is not; give {name}=REGEX"
+        )
+
+
+def _walk(uri: str) -> Iterator[pa.RecordBatch]:
+    """Every file below a prefix."""
+    chunk: list[storage.StoredFile] = []
+    for file in storage.walk(uri):
+        chunk.append(file)
+        if len(chunk) == BATCH_ROWS:
+            yield _found(chunk)
+            chunk = []
+    yield _found(chunk)
+
+
+def _found(files: list[storage.StoredFile]) -> pa.RecordBatch:
     try:
-        if uri.lower().endswith(".csv"):
-            return pyarrow.csv.read_csv(io.BytesIO(data))
-        return pq.read_table(io.BytesIO(data))
-    except pa.ArrowException as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(f"{uri} is not a readable manifest: {reason}") from error
+        uris = pa.array([file.uri for file in files], pa.string())
+    except UnicodeEncodeError as error:
+        raise DataError(f"a file's name is not UTF-8, rename it: {error.object!r}") from error
+    versions = pa.array([file.version for file in files], pa.string())
+    sizes = pa.array([file.size for file in files], pa.int64())
+    return pa.record_batch({"uri": uris, "version": versions, "size": sizes})
 
 
-def _resolve(value: str, folder: str) -> str:
-    is_absolute = "://" in value or value.startswith(("/", "~"))
-    return storage.absolute(value if is_absolute else f"{folder}/{value}")
+def _looked_up(uris: pa.Array, version: pa.Array, size: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Versions and sizes, as the store has them where the listing says no version."""
+    versions, sizes, names = version.to_pylist(), size.to_pylist(), uris.to_pylist()
+    unknown = [row for row, value in enumerate(versions) if value is None]
+    for start in range(0, len(unknown), _LOOKED_UP):
+        rows = unknown[start : start + _LOOKED_UP]
+        for row, file in zip(rows, storage.stat_many([names[row] for row in rows]), strict=True):
+            versions[row] = file.version if file else MISSING
+            sizes[row] = file.size if file else -1
+    return pa.array(versions, pa.string()), pa.array(sizes, pa.int64())
 
 
-def _listed_files(table: pa.Table, rows: dict[str, int]) -> list[storage.StoredFile]:
-    """What the manifest itself says of its files; empty when it doesn't say their versions."""
-    if "version" not in table.column_names:
-        return []
-    versions = table["version"].to_pylist()
-    sizes = table["size"].to_pylist() if "size" in table.column_names else [None] * len(versions)
-    return [
-        storage.StoredFile(uri, int(-1 if (n := sizes[row]) is None else n), str(versions[row]))
-        for uri, row in rows.items()
-    ]
+def _identities(uris: pa.Array, versions: pa.Array) -> pa.Array:
+    """`image_identity` of every row, for millions of them."""
+    keys = pc.binary_join_element_wise(uris, versions, "\0").cast(pa.binary()).to_pylist()
+    return pa.array([hashlib.blake2b(key, digest_size=12).hexdigest() for key in keys], pa.string())
 
 
-def _looked_up(uris: list[str]) -> list[storage.StoredFile]:
-    found = storage.stat_many(uris)
-    return [
-        file or storage.StoredFile(uri, -1, MISSING) for uri, file in zip(uris, found, strict=True)
-    ]
+def _escaped(suffix: str) -> str:
+    return suffix.replace(".", r"\.")
