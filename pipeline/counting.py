@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.tables.dataset import OutputDataset
+from pipeline.tables.snapshot import Snapshot
 
 _SUMS = ("n_objects", "object_area", "pixels")
 
@@ -21,15 +22,20 @@ def count(dataset: OutputDataset, by: str) -> list[Mapping[str, Any]]:
         "image": ["uri", "class_name"],
         "partition": [*dataset.spec.partition_columns, "class_name"],
     }[by]
-    # Summed a batch at a time: what is kept grows with the groups, not with the images.
-    total: pa.Table | None = None
-    for batch in dataset.scan("counts", [*keys, *_SUMS]):
-        part = _summed(pa.table(batch).append_column("images", pa.array([1] * len(batch))), keys)
-        total = part if total is None else _summed(pa.concat_tables([total, part]), keys)
+    total = dataset.consistent(lambda now: _total(now, keys))
     if total is None:
         return []
     rows: list[Mapping[str, Any]] = total.sort_by([(key, "ascending") for key in keys]).to_pylist()
     return rows
+
+
+def _total(snapshot: Snapshot, keys: list[str]) -> pa.Table | None:
+    # Summed a batch at a time: what is kept grows with the groups, not with the images.
+    total: pa.Table | None = None
+    for batch in snapshot.scan("counts", [*keys, *_SUMS]):
+        part = _summed(pa.table(batch).append_column("images", pa.array([1] * len(batch))), keys)
+        total = part if total is None else _summed(pa.concat_tables([total, part]), keys)
+    return total
 
 
 def _summed(table: pa.Table, keys: list[str]) -> pa.Table:

@@ -87,7 +87,8 @@ def _predicted_ids(
     found: dict[str, tuple[str, int, int]] = {}
     twice: set[str] = set()
     itself: set[str] = set()  # names whose prediction is of the annotated file, not of a namesake
-    for batch in dataset.scan("images", ["image_id", "uri", "height", "width"]):
+    columns = ["image_id", "uri", "height", "width"]
+    for batch in dataset.consistent(lambda now: list(now.scan("images", columns))):
         for row in batch.to_pylist():
             own = by_uri.get(row["uri"])
             name = own or storage.name_of(row["uri"]).rpartition(".")[0]

@@ -60,6 +60,13 @@ def reported(classes: Iterable[ClassSpec]) -> list[ClassSpec]:
     return [spec for spec in classes if spec.kind != "background"]
 
 
+class RowKey(NamedTuple):
+    """Where the tables hold the rows of one image."""
+
+    shard: str
+    image_id: str
+
+
 @dataclass(frozen=True)
 class SourceImage:
     """One image of a collection, as listed."""
@@ -69,6 +76,8 @@ class SourceImage:
     version: str
     size: int
     """Bytes in storage; -1 where the listing does not say."""
+    replaces: RowKey | None = None
+    """The rows of the same URI that this image's result takes the place of."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,8 @@ class Shard:
 
     id: str
     images: tuple[SourceImage, ...]
+    partition: str = ""
+    """Hive directory of its files in every table, `date=2026-10-01/site=a`; empty without one."""
 
 
 @dataclass(frozen=True)

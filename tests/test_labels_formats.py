@@ -50,8 +50,9 @@ from pipeline.records import (
     SourceImage,
     thing_ids,
 )
-from pipeline.tables.dataset import DatasetSpec, OutputDataset
+from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.shard import Provenance, commit_shard
+from pipeline.tables.spec import DatasetSpec
 
 EVERY = list(WRITERS)
 
@@ -99,10 +100,9 @@ def test_what_a_worker_reads_is_what_was_opened(name: str, tmp_path: Path) -> No
 def test_evaluation_of_the_truth_is_perfect(name: str, tmp_path: Path) -> None:
     WRITERS[name](tmp_path / "data")
     data = open_data(str(tmp_path / "data"))
-    dataset = OutputDataset.prepare(
-        str(tmp_path / "out"), DatasetSpec(classes=data.classes, model="m", settings="s"),
-        create=True,
-    )  # fmt: skip
+    spec = DatasetSpec(classes=data.classes, model="m", settings={})
+    dataset = OutputDataset.accepting(str(tmp_path / "out"), spec)
+    dataset.create()
     predicted = []
     for image in data.images:
         sample = read_sample(image, data.classes, data.void)

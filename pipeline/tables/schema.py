@@ -96,9 +96,32 @@ SCHEMAS = {
 PLAN = pa.schema(
     [
         ("shard", pa.string()),
+        ("partition", pa.string()),  # Hive directory, or empty
         ("image_id", pa.string()),
         ("uri", pa.string()),
         ("version", pa.string()),
         ("size", pa.int64()),
+        ("old_shard", pa.string()),  # where the rows lie that this image's result replaces
+        ("old_image", pa.string()),
     ]
 )
+"""A row an image; the rows of a shard follow one another."""
+
+REPLACED = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("image_id", pa.string()),  # null: every row of that shard
+        ("uri", pa.string()),
+    ]
+)
+"""Rows that no longer count once the shard whose record this is has been committed."""
+
+LIVE = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("version", pa.string()),
+        ("image_id", pa.string()),
+        ("shard", pa.string()),
+    ]
+)
+"""A row an image that has its result or its reject."""

@@ -1,22 +1,24 @@
 """One shard: its rows, and the commit that makes them count.
 
-File names are made of table and shard alone and each table is written whole, so whoever computes a
-shard again writes the same files again. The images file is written last: it is the commit.
+File names are made of table, partition and shard alone and each table is written whole, so whoever
+computes a shard again writes the same files again. The images file is written last: it is the
+commit.
 """
 
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.records import Classes, PredictedImage, Reject, reported
+from pipeline.tables.files import to_parquet
+from pipeline.tables.layout import record_file, shard_file
 from pipeline.tables.masks import encode_tiles
+from pipeline.tables.replacing import record_of, write_record
 from pipeline.tables.schema import COUNTS, IMAGES, MASKS, OBJECTS, REJECTS, SCHEMAS
 
 Rows = list[dict[str, Any]]
@@ -30,6 +32,8 @@ class Provenance:
     run: str
     model: str
     """Fingerprint of the model bundle."""
+    partition: str = ""
+    """Hive directory of the shard's files."""
 
 
 def commit_shard(
@@ -38,8 +42,13 @@ def commit_shard(
     rejects: Sequence[Reject],
     classes: Classes,
     provenance: Provenance,
+    before_commit: Callable[[], None] = lambda: None,
 ) -> int:
-    """Write all tables of a shard, images last. Returns the bytes written."""
+    """Write all tables of a shard, images last. Returns the bytes written.
+
+    Args:
+        before_commit: raises when this process may no longer commit.
+    """
     tables = {
         "objects": objects_table(images, classes, provenance),
         "counts": _table(_count_rows(images, classes), COUNTS, provenance),
@@ -47,30 +56,38 @@ def commit_shard(
         "rejects": _table(_reject_rows(rejects), REJECTS, provenance),
         "images": _table(_image_rows(images, provenance), IMAGES, provenance),
     }
+    sources = [image.source for image in images] + [reject.source for reject in rejects]
+    record = record_of(sorted(sources, key=lambda source: source.uri))
+    return write_tables(
+        dataset, provenance.partition, provenance.shard, tables, record, before_commit
+    )
+
+
+def write_tables(
+    dataset: str,
+    partition: str,
+    shard: str,
+    tables: Mapping[str, pa.Table],
+    record: pa.Table,
+    before_commit: Callable[[], None],
+) -> int:
+    """The files of a shard in the order that makes its last one the commit."""
     written = 0
     for name in SCHEMAS:
         data = to_parquet(tables[name])
-        storage.write_bytes(shard_file(dataset, name, provenance.shard), data)
+        if name == "images":
+            write_record(dataset, shard, record)
+            before_commit()
+        storage.write_bytes(shard_file(dataset, name, partition, shard), data)
         written += len(data)
     return written
 
 
-def discard_shard(dataset: str, shard: str) -> None:
-    """Remove what a shard that will never be committed has written."""
-    for name in SCHEMAS:
-        storage.remove(shard_file(dataset, name, shard))
-
-
-def shard_file(dataset: str, table: str, shard: str) -> str:
-    """Where a shard's part of a table lies."""
-    return storage.join(dataset, table, f"{shard}.parquet")
-
-
-def to_parquet(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
+def discard_shard(dataset: str, partition: str, shard: str) -> None:
+    """Remove a shard's files: first the one that makes it count, last what it replaces."""
+    for name in reversed(SCHEMAS):
+        storage.remove(shard_file(dataset, name, partition, shard))
+    storage.remove(record_file(dataset, shard))
 
 
 def objects_table(

@@ -1,0 +1,175 @@
+"""One shard held against its plan and its own tables: laws 1 and 4, for whoever doubts.
+
+What is checked: every file can be read whole; each planned image has a row or a reject, once;
+counts are the objects, grouped; objects are the labels in the masks; the tiles cover each image.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline import storage
+from pipeline.errors import DatasetError, StorageError
+from pipeline.records import Shard
+from pipeline.tables.files import from_parquet
+from pipeline.tables.layout import shard_file
+from pipeline.tables.masks import decode_tiles
+from pipeline.tables.schema import SCHEMAS
+from pipeline.tables.snapshot import Snapshot
+
+Tables = Mapping[str, pa.Table]
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be."""
+
+    kind: str
+    """unreadable, disagree, missing, twice, unplanned, orphan or unswept."""
+    where: str
+    """A file, a shard or an image's URI."""
+    what: str
+    shard: str = ""
+    """Whose rows can't be relied on, if it is that."""
+
+
+def check_shard(snapshot: Snapshot, planned: Shard) -> list[Finding]:
+    """What is wrong with a committed shard.
+
+    Args:
+        planned: with the images that its plan names, those included that are replaced since;
+            without any, where no plan knows the shard.
+    """
+    tables, unreadable = _read(snapshot, planned.id)
+    if unreadable:
+        return unreadable
+    found = [
+        *_place(snapshot, planned),
+        *_against_plan(tables, planned),
+        *_against_one_another(tables),
+    ]
+    partition = snapshot.shards[planned.id]
+    file = shard_file(snapshot.uri, "images", partition, planned.id)
+    return [Finding("disagree", file, what, planned.id) for what in found]
+
+
+def _place(snapshot: Snapshot, planned: Shard) -> Iterator[str]:
+    here = snapshot.shards[planned.id]
+    if planned.images and here != planned.partition:
+        yield f"shard {planned.id} lies in {here}, and was planned for {planned.partition}"
+
+
+def _read(snapshot: Snapshot, shard: str) -> tuple[dict[str, pa.Table], list[Finding]]:
+    tables, unreadable = {}, []
+    for name, schema in SCHEMAS.items():
+        file = shard_file(snapshot.uri, name, snapshot.shards[shard], shard)
+        try:
+            tables[name] = from_parquet(storage.read_bytes(file))
+            if not tables[name].schema.equals(schema):
+                raise DatasetError("has other columns than its table")
+            if set(tables[name]["shard"].to_pylist()) - {shard}:
+                raise DatasetError("holds rows of another shard")
+        except (StorageError, DatasetError) as error:
+            unreadable.append(Finding("unreadable", file, str(error), shard))
+    return tables, unreadable
+
+
+def _against_plan(tables: Tables, planned: Shard) -> Iterator[str]:
+    rows = Counter(_uris(tables["images"]) + _uris(tables["rejects"]))
+    for (uri, version), n in rows.items():
+        if n > 1:
+            yield f"{uri} ({version}) is there {n} times"
+    if not planned.images:
+        return
+    expected = {(image.uri, image.version) for image in planned.images}
+    for uri, version in sorted(expected - rows.keys()):
+        yield f"{uri} ({version}) was planned and has neither a row nor a reject"
+    for uri, version in sorted(rows.keys() - expected):
+        yield f"{uri} ({version}) was not planned for this shard"
+
+
+def _against_one_another(tables: Tables) -> Iterator[str]:
+    objects = _by_image(tables["objects"])
+    counts = _by_image(tables["counts"])
+    masks = _by_image(tables["masks"])
+    images = tables["images"].to_pylist()
+    known = {row["image_id"] for row in images}
+    for name, rows in (("objects", objects), ("counts", counts), ("masks", masks)):
+        for image_id in sorted(rows.keys() - known):
+            yield f"{name} has rows of {image_id}, which is no image of the shard"
+    for image in images:
+        key = image["image_id"]
+        parts = (objects.get(key, []), counts.get(key, []), masks.get(key, []))
+        for what in _image(image, *parts):
+            yield f"{image['uri']}: {what}"
+
+
+def _image(image: dict[str, Any], objects: Rows, counts: Rows, masks: Rows) -> Iterator[str]:
+    if image["n_objects"] != len(objects):
+        yield f"n_objects is {image['n_objects']}, and {len(objects)} objects have a row"
+    if len({row["object_id"] for row in objects}) != len(objects):
+        yield "an object_id is there twice"
+    for row in counts:
+        if row["n_objects"] is None:
+            continue
+        mine = [one for one in objects if one["class_id"] == row["class_id"]]
+        found = (len(mine), sum(one["area"] for one in mine))
+        if (row["n_objects"], row["object_area"]) != found:
+            yield (
+                f"counts has {row['n_objects']} {row['class_name']} of {row['object_area']} "
+                f"pixels, objects {found[0]} of {found[1]}"
+            )
+    if {row["class_id"] for row in objects} - {row["class_id"] for row in counts}:
+        yield "objects are of a class that is not counted"
+    yield from _masks(image, objects, counts, masks)
+
+
+def _masks(image: dict[str, Any], objects: Rows, counts: Rows, masks: Rows) -> Iterator[str]:
+    height, width = image["height"], image["width"]
+    covered = sum((row["y1"] - row["y0"]) * (row["x1"] - row["x0"]) for row in masks)
+    if covered != height * width:
+        yield f"masks cover {covered} of {height * width} pixels"
+        return
+    try:
+        semantic, instances = decode_tiles(masks, height, width)
+    except (DatasetError, ValueError, IndexError) as error:
+        yield f"a mask can't be decoded: {error}"
+        return
+    areas = np.bincount(instances.ravel())
+    yield from _areas(areas, objects)
+    pixels = np.bincount(semantic.ravel(), minlength=256)
+    for row in counts:
+        if pixels[row["class_id"]] != row["pixels"]:
+            yield (
+                f"counts has {row['pixels']} pixels of {row['class_name']}, "
+                f"masks {pixels[row['class_id']]}"
+            )
+
+
+def _areas(areas: NDArray[np.int64], objects: Rows) -> Iterator[str]:
+    drawn = {int(i): int(areas[i]) for i in np.flatnonzero(areas) if i > 0}
+    told = {row["object_id"]: row["area"] for row in objects}
+    differing = {key for key in drawn.keys() | told.keys() if drawn.get(key) != told.get(key)}
+    if differing:
+        first = min(differing)
+        yield (
+            f"{len(differing)} objects differ from the masks, such as {first}: "
+            f"{told.get(first)} pixels, not {drawn.get(first)}"
+        )
+
+
+def _uris(table: pa.Table) -> list[tuple[str, str]]:
+    return list(zip(table["uri"].to_pylist(), table["version"].to_pylist(), strict=True))
+
+
+def _by_image(table: pa.Table) -> dict[str, Rows]:
+    found: dict[str, Rows] = {}
+    for row in table.to_pylist():
+        found.setdefault(row["image_id"], []).append(row)
+    return found

@@ -1,0 +1,35 @@
+"""Files that count for nothing: what a shard wrote that was never committed."""
+
+from collections.abc import Iterator
+
+from pipeline import storage
+from pipeline.tables.layout import LEASE, by_shard, shard_file, shards_in
+from pipeline.tables.schema import SCHEMAS
+
+
+def orphans(dataset: str) -> Iterator[str]:
+    """Files of tables whose shard has no images file.
+
+    They are no loss: a shard is always computed whole. Only for who holds the lease, since a shard
+    that is being written looks the same.
+    """
+    committed = shards_in(dataset, "images")
+    for table in SCHEMAS:
+        # By files, since a shard may have several in one table: somebody's copy, elsewhere.
+        for path in storage.list_paths(storage.join(dataset, table)):
+            for shard, partition in by_shard([path]).items():
+                if committed.get(shard) != partition:
+                    yield shard_file(dataset, table, partition, shard)
+
+
+def unfinished(dataset: str) -> Iterator[str]:
+    """What writes that never ended have left, but for those of the lease, whose holder is alive."""
+    lease = storage.join(dataset, LEASE) + "/"
+    return (file for file in storage.unfinished_files(dataset) if not file.startswith(lease))
+
+
+def remove_orphans(dataset: str) -> int:
+    """Returns how many there were."""
+    found = [*orphans(dataset), *unfinished(dataset)]
+    storage.remove_many(found)
+    return len(found)

@@ -1,0 +1,215 @@
+"""Runs: the plan that is kept, the attempts at it, and the story that they leave.
+
+_runs/<run>/plan/00000.parquet …   a row an image, the rows of a shard in one file
+_runs/<run>/settings.yaml          as run
+_runs/<run>/run.json               written last: now the run exists
+_runs/<run>/poison.json            images that ended the process that worked on them
+_runs/<run>/attempts/<n>.json      what each attempt did, but for those that were killed
+_runs/<run>/summary.json           the run is finished
+"""
+
+import json
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline import storage
+from pipeline.errors import DatasetError
+from pipeline.records import RowKey, Shard, SourceImage
+from pipeline.tables.files import batches_of_parquet, to_parquet
+from pipeline.tables.layout import RUNS
+from pipeline.tables.schema import PLAN
+
+_PART_ROWS = 1_000_000  # about 60 MB as a file, and 200 in memory
+
+
+class RunSpec(BaseModel):
+    """run.json: what a run is of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+    """predict, compact, sweep or repair."""
+    results: str
+    """Fingerprint of what decides the rows (`DatasetSpec.results`)."""
+    input: str = ""
+    where: str | None = None
+    renews: bool = False
+    """Whether it was asked to do again what was done: rejects, or all of it."""
+    model: str = ""
+    """URI of the bundle."""
+    parts: int
+    """Files of the plan."""
+    images: int
+    shards: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One plan and its execution, which may take several attempts."""
+
+    id: str
+    uri: str
+
+    @property
+    def spec(self) -> RunSpec:
+        """What it is of.
+
+        Raises:
+            DatasetError: run.json is damaged.
+        """
+        path = storage.join(self.uri, "run.json")
+        try:
+            return RunSpec.model_validate_json(storage.read_bytes(path))
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise DatasetError(f"{path} is not of this version: {reason}") from error
+
+    @property
+    def finished(self) -> bool:
+        return storage.exists(storage.join(self.uri, "summary.json"))
+
+    @property
+    def completed(self) -> bool:
+        """All that it planned was done: it was neither interrupted nor superseded."""
+        return self.finished and self.summary().get("ended_by", "done") == "done"
+
+    def plan(self) -> Iterator[pa.RecordBatch]:
+        """The planned images, in batches of whole files.
+
+        Raises:
+            DatasetError: a file is damaged.
+        """
+        for part in range(self.spec.parts):
+            path = storage.join(self.uri, "plan", f"{part:05d}.parquet")
+            data = storage.read_bytes(path)
+            try:
+                yield from batches_of_parquet(data)
+            except DatasetError as error:
+                raise DatasetError(
+                    f"{path} is damaged: remove {self.uri}; what that run has committed stays, "
+                    "and what it has not is planned again"
+                ) from error
+
+    def poison(self) -> dict[str, tuple[str, str]]:
+        """Image id → code and message of what it does to the process that works on it."""
+        path = storage.join(self.uri, "poison.json")
+        if not storage.exists(path):
+            return {}
+        found: Mapping[str, list[str]] = json.loads(storage.read_bytes(path))
+        return {image: (code, message) for image, (code, message) in found.items()}
+
+    def keep_poison(self, poison: Mapping[str, tuple[str, str]]) -> None:
+        """So that whoever goes on need not find out again."""
+        write_json(storage.join(self.uri, "poison.json"), dict(poison))
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """What earlier attempts told of themselves."""
+        folder = storage.join(self.uri, "attempts")
+        return [read_json(storage.join(folder, name)) for name in storage.list_names(folder)]
+
+    def add_attempt(self, story: Mapping[str, Any]) -> None:
+        """Tell of this attempt."""
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+        write_json(storage.join(self.uri, "attempts", f"{stamp}.json"), story)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary: the plan needs no going on with."""
+        write_json(storage.join(self.uri, "summary.json"), summary)
+
+    def summary(self) -> dict[str, Any]:
+        """Of a finished run."""
+        return read_json(storage.join(self.uri, "summary.json"))
+
+
+def new_run(dataset: str, plan: Iterable[pa.RecordBatch], settings_yaml: str, **about: Any) -> Run:
+    """Keep a plan, with the settings that it runs with, before work begins."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    run = _run(dataset, f"{stamp}-{uuid.uuid4().hex[:6]}")
+    storage.write_bytes(storage.join(run.uri, "settings.yaml"), settings_yaml.encode())
+    parts = images = shards = 0
+    for part in _parts(plan):
+        name = f"{parts:05d}.parquet"
+        storage.write_bytes(storage.join(run.uri, "plan", name), to_parquet(part))
+        parts, images = parts + 1, images + part.num_rows
+        shards += len(part["shard"].unique())
+    spec = RunSpec(parts=parts, images=images, shards=shards, **about)
+    text = spec.model_dump_json(indent=2) + "\n"
+    storage.write_bytes(storage.join(run.uri, "run.json"), text.encode())
+    return run
+
+
+def all_runs(dataset: str) -> list[Run]:
+    """Every run that has its plan, oldest first."""
+    names = storage.list_names(storage.join(dataset, RUNS))
+    runs = [_run(dataset, name) for name in names]
+    return [run for run in runs if storage.exists(storage.join(run.uri, "run.json"))]
+
+
+def shards_of(plan: Iterable[pa.RecordBatch]) -> Iterator[Shard]:
+    """Rows of a plan → its shards, one after another."""
+    shard, partition = "", ""
+    images: list[SourceImage] = []
+    for batch in plan:
+        for row in batch.to_pylist():
+            if row["shard"] != shard and images:
+                yield Shard(shard, tuple(images), partition)
+                images = []
+            shard, partition = row["shard"], row["partition"]
+            images.append(_source(row))
+    if images:
+        yield Shard(shard, tuple(images), partition)
+
+
+def _source(row: Mapping[str, Any]) -> SourceImage:
+    old = row["old_shard"]
+    replaces = None if old is None else RowKey(old, row["old_image"])
+    return SourceImage(row["image_id"], row["uri"], row["version"], row["size"], replaces)
+
+
+def _parts(plan: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Tables of about `_PART_ROWS`, cut between shards."""
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in plan:
+        waiting.append(batch)
+        rows += batch.num_rows
+        if rows < _PART_ROWS:
+            continue
+        table = pa.Table.from_batches(waiting, PLAN)
+        last = table["shard"].index(table["shard"][-1]).as_py()
+        if last:
+            yield table.slice(0, last)
+        waiting = table.slice(last).combine_chunks().to_batches()
+        rows = table.num_rows - last
+    if rows:
+        yield pa.Table.from_batches(waiting, PLAN)
+
+
+def _run(dataset: str, run_id: str) -> Run:
+    return Run(run_id, storage.join(dataset, RUNS, run_id))
+
+
+def write_json(uri: str, value: Mapping[str, Any]) -> None:
+    """A JSON object, for people as well."""
+    storage.write_bytes(uri, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def read_json(uri: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        DatasetError: it is damaged.
+    """
+    try:
+        value = json.loads(storage.read_bytes(uri))
+    except ValueError as error:
+        raise DatasetError(f"{uri} is not valid JSON") from error
+    if not isinstance(value, dict):
+        raise DatasetError(f"{uri} holds no JSON object")
+    return value

@@ -1,0 +1,85 @@
+"""dataset.json: what the rows of a dataset were made with."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline import storage
+from pipeline.config import fingerprint
+from pipeline.errors import DatasetError
+from pipeline.records import ClassSpec
+from pipeline.tables.schema import SCHEMA_VERSION
+
+
+class DatasetSpec(BaseModel):
+    """What every row of a dataset has in common."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    classes: tuple[ClassSpec, ...]
+    model: str
+    """Fingerprint of the model bundle."""
+    settings: dict[str, Any]
+    """Those that change results."""
+    partition_columns: tuple[str, ...] = ()
+
+    @property
+    def results(self) -> str:
+        """A hash of all that decides what the rows of an image say."""
+        return fingerprint([self.model, self.settings])
+
+    def differences(self, other: "DatasetSpec") -> Iterator[str]:
+        """What `other` has otherwise, as `name: here, not there`."""
+        if self.model != other.model:
+            yield f"model {self.model}, not {other.model}"
+        mine, theirs = _flat(self.settings), _flat(other.settings)
+        for key in sorted(mine.keys() | theirs.keys()):
+            if mine.get(key) != theirs.get(key):
+                yield f"{key} {mine.get(key)}, not {theirs.get(key)}"
+
+    def layout_differences(self, other: "DatasetSpec") -> Iterator[str]:
+        """What can't be replaced, since every row and file depends on it."""
+        if self.schema_version != other.schema_version:
+            yield f"schema version {self.schema_version}, not {other.schema_version}"
+        if self.classes != other.classes:
+            yield f"classes {_names(self)}, not {_names(other)}"
+        if self.partition_columns != other.partition_columns:
+            yield f"partitions {_columns(self)}, not {_columns(other)}"
+
+
+def read_spec(uri: str) -> DatasetSpec | None:
+    """The spec of the dataset at a URI; None where there is none."""
+    path = _file(uri)
+    if not storage.exists(path):
+        return None
+    try:
+        return DatasetSpec.model_validate_json(storage.read_bytes(path))
+    except ValidationError as error:
+        raise DatasetError(f"{path} is not of this version: {error.errors()[0]['msg']}") from error
+
+
+def write_spec(uri: str, spec: DatasetSpec) -> None:
+    """Create or replace dataset.json."""
+    storage.write_bytes(_file(uri), (spec.model_dump_json(indent=2) + "\n").encode())
+
+
+def _file(uri: str) -> str:
+    return storage.join(uri, "dataset.json")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}".replace("_", "-")
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _names(spec: DatasetSpec) -> str:
+    return ", ".join(one.name for one in spec.classes)
+
+
+def _columns(spec: DatasetSpec) -> str:
+    return ", ".join(spec.partition_columns) or "none"
