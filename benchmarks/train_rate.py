@@ -24,6 +24,7 @@ from pipeline.models.unet import UNet
 from pipeline.predicting.engine import pick_device, pick_dtype
 from pipeline.synthetic import write_annotated
 from pipeline.training.crops import CropSource
+from pipeline.training.optimizer import build_optimizer
 from pipeline.training.reports import EpochReport
 from pipeline.training.samples import CachedSamples
 
@@ -50,10 +51,11 @@ def run_loop(settings: TrainSettings) -> float:
     )
     batches = list(source.batches(1, _IN_MEMORY, settings.batch_size, 0, 1))
     device = pick_device()
-    reduced = pick_dtype(settings.precision, device) == torch.bfloat16
+    dtype = pick_dtype(settings.precision, device)
+    reduced = dtype == torch.bfloat16
     network = UNet(settings.network, channels, method.heads).to(device)
     network = network.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    optimizer = build_optimizer(network, settings.optimizer, dtype)
     assert settings.max_minutes is not None
     steps, started = 0, time.perf_counter()
     for batch in islice(cycle(batches), 1_000_000):

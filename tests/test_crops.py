@@ -13,8 +13,10 @@ from pipeline.records import Label, Sample
 from pipeline.synthetic import CLASSES
 from pipeline.training.crops import CropSource
 from pipeline.training.geometry import (
+    cut_plain,
     cut_window,
     draw_geometry,
+    is_plain,
     sample_linear,
     sample_nearest,
     sampling_grid,
@@ -126,6 +128,24 @@ def test_without_changes_a_crop_is_a_piece_of_its_image(shape: tuple[int, int]) 
     expected = pixels[np.ix_(rows, columns)]
     assert np.array_equal(sample_nearest(window, grid)[0, 0].numpy(), expected)
     assert np.allclose(sample_linear(window, grid)[0, 0].numpy(), expected, atol=0.1)
+
+
+@pytest.mark.parametrize("shape", [(100, 90), (20, 40), (1, 3)])
+def test_crops_that_are_not_warped_are_what_the_grid_would_give(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, shape, np.uint8)
+    turned = set()
+    for _ in range(24):
+        drawn = draw_geometry(*shape, 64, AugmentSettings(warp_share=0), rng)
+        box, inside = cut_window(*shape, 64, drawn)
+        window = pixels[box]
+        grid = sampling_grid([inside], [window.shape], 64, torch.device("cpu"))
+        expected = sample_nearest(torch.from_numpy(window.astype(np.int32))[None, None], grid)
+        assert is_plain(inside)
+        assert np.array_equal(cut_plain(window, inside, 64), expected[0, 0].numpy())
+        turned.add(inside.matrix[:, :2].tobytes())
+    assert len(turned) > 4
+    assert not is_plain(draw_geometry(*shape, 64, AugmentSettings(warp_share=1), rng))
 
 
 def mirrored(start: int, size: int) -> np.ndarray:

@@ -150,6 +150,23 @@ def test_focal_and_miss_weight_shift_the_price() -> None:
     assert price(false, miss_weight=0.9) < price(false) - 0.01
 
 
+def test_a_small_objects_error_counts_as_a_share_of_its_size() -> None:
+    """Two pixels in a small object weigh as much as eight in one that is four times as wide."""
+    method = build_method(MethodSettings(name="instance"), CLASSES)
+    prices = {}
+    for side, error in ((8, 2), (32, 8), (32, 2)):
+        instances = np.zeros((48, 48), np.int32)
+        instances[8 : 8 + side, 8 : 8 + side] = 1
+        label = Label(np.where(instances > 0, 2, 0).astype(np.uint8), instances)
+        targets = {name: torch.from_numpy(t)[None] for name, t in method.targets(label).items()}
+        outputs = perfect_outputs(method, label)
+        right = method.loss(outputs, targets)
+        outputs["offset"] = outputs["offset"] + error * 4 / method.reach
+        prices[side, error] = float(method.loss(outputs, targets) - right)
+    assert prices[8, 2] == pytest.approx(prices[32, 8], rel=1e-3)
+    assert prices[8, 2] > 4 * prices[32, 2]
+
+
 def test_small_specks_are_dropped_and_their_pixels_given_back() -> None:
     instances = np.zeros((30, 30), np.int32)
     instances[2:4, 2:4], instances[10:20, 10:20] = 1, 2

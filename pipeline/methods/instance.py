@@ -36,7 +36,8 @@ from pipeline.methods.losses import semantic_loss
 from pipeline.records import VOID, InstanceMap, Label, Maps, Segmentation
 
 _UNITS = 4  # the network's 1 is a quarter of the reach, so that common offsets are of its order
-_EXACT = 0.1  # network units below which an error counts by its square
+_EXACT = 0.1  # of the object's radius, below which an error counts by its square
+_LEAST_RADIUS = 2.0  # pixels; errors in smaller objects count as if they were of this size
 _STEPS = 2  # offsets followed, one after the other
 _APART = 0.5  # of the typical length of an offset, that two middles are at least apart
 _LEAST_BLUR = 0.8  # pixels
@@ -67,18 +68,19 @@ class InstanceMethod(Method):
     def targets(self, label: Label) -> dict[str, NDArray[np.generic]]:
         semantic = class_lookup(self.classes)[label.semantic]
         offset = offset_target(label.instances) * np.float32(_UNITS / self.reach)
+        radius = radii(label.instances) * np.float32(_UNITS / self.reach)
         inside = (label.instances > 0) & (semantic != VOID)
         return {
             "semantic": semantic,
             "offset_y": offset[0],
             "offset_x": offset[1],
-            "inside": inside.astype(np.float32),
+            "sharpness": np.where(inside, 1 / radius, 0).astype(np.float32),
         }
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
         semantic = semantic_loss(outputs["semantic"], targets["semantic"], self.settings)
         truth = torch.stack([targets["offset_y"], targets["offset_x"]], 1)
-        return semantic + _offset_loss(outputs["offset"].float(), truth, targets["inside"])
+        return semantic + _offset_loss(outputs["offset"].float(), truth, targets["sharpness"])
 
     def maps(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         probabilities = outputs["semantic"].float().softmax(1)
@@ -125,18 +127,25 @@ def offset_target(instances: InstanceMap) -> NDArray[np.float32]:
     The middle is the mean of the object's pixels, the deep ones counting more, so that it lies
     inside of bent objects too, or close to them.
     """
-    depth = edge_distance(instances)
-    n = int(instances.max(initial=0)) + 1
+    offset = np.zeros((2, *instances.shape), np.float32)
+    inside = np.nonzero(instances)  # most pixels are not, and need no sums
+    owner = instances[inside]
+    depth = edge_distance(instances)[inside]
+    n = int(owner.max(initial=0)) + 1
     deepest = np.zeros(n, np.float32)
-    np.maximum.at(deepest, instances.ravel(), depth.ravel())
-    weight = (depth / np.maximum(deepest, 1e-6)[instances]).astype(np.float64).ravel() ** 2
-    total = np.maximum(np.bincount(instances.ravel(), weight, n), 1e-9)
-    here = np.indices(instances.shape, np.float32)
-    ways = [
-        (np.bincount(instances.ravel(), weight * axis.ravel(), n) / total)[instances] - axis
-        for axis in here
-    ]
-    return np.where(instances > 0, np.stack(ways), 0).astype(np.float32)
+    np.maximum.at(deepest, owner, depth)
+    weight = (depth / np.maximum(deepest, 1e-6)[owner]).astype(np.float64) ** 2
+    total = np.maximum(np.bincount(owner, weight, n), 1e-9)
+    for way, axis in zip(offset, inside, strict=True):
+        middle = np.bincount(owner, weight * axis, n) / total
+        way[inside] = middle[owner] - axis
+    return offset
+
+
+def radii(instances: InstanceMap) -> NDArray[np.float32]:
+    """(H, W) radius in pixels of the disc that has the area of each pixel's object."""
+    areas = np.bincount(instances.ravel())
+    return np.maximum(np.sqrt(areas / np.pi), _LEAST_RADIUS).astype(np.float32)[instances]
 
 
 def edge_distance(instances: InstanceMap) -> NDArray[np.float32]:
@@ -238,9 +247,18 @@ def nearest(labels: NDArray[np.integer]) -> NDArray[np.int32]:
     return owner[place]
 
 
-def _offset_loss(guess: Tensor, truth: Tensor, inside: Tensor) -> Tensor:
-    """Smooth L1 over the pixels of objects, of all workers; (B, 2, H, W), `inside` (B, H, W)."""
-    errors = F.smooth_l1_loss(guess, truth, reduction="none", beta=_EXACT).sum(1)
-    sums = sum_over_workers(torch.stack([(errors * inside).sum(), inside.sum()]))
+def _offset_loss(guess: Tensor, truth: Tensor, sharpness: Tensor) -> Tensor:
+    """Smooth L1 over the pixels of objects, of all workers, as shares of each object's radius.
+
+    A pixel's error is half a small object's way to its neighbour, and nothing to a large one.
+
+    Args:
+        guess: (B, 2, H, W), as `truth`, in network units.
+        sharpness: (B, H, W) one over the radius in network units; 0 where there is no object.
+    """
+    scale = sharpness.unsqueeze(1)
+    errors = F.smooth_l1_loss(guess * scale, truth * scale, reduction="none", beta=_EXACT).sum(1)
+    inside = (sharpness > 0).float()
+    sums = sum_over_workers(torch.stack([errors.sum(), inside.sum()]))
     loss: Tensor = sums[0] / sums[1].clamp_min(1)
     return loss

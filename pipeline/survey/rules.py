@@ -43,7 +43,7 @@ _PIXELS_A_SECOND = 400_000  # one core trains this many at width 16, in bfloat16
 _BYTES_A_PIXEL = 3_000  # of memory that training takes at width 16, in float32
 _IMBALANCE = 20.0  # the most frequent class against the rarest, from which weights are worth it
 _LARGEST_WEIGHT = 10.0
-_RARE, _RARE_SHARE = 0.25, 0.33  # a class in fewer crops than this is rare; share it is then given
+_RARE, _RARE_SHARE = 0.01, 0.33  # a class of fewer pixels is rare; crops that are then given
 _SCARCE, _OBJECT_SHARE = 0.1, 0.5  # crops without an object, from which and up to which to act
 _WIDE = 0.8  # share of images of wide range from which their values need no stretching
 
@@ -232,17 +232,24 @@ def choose_weights(classes: Classes, train: SplitFingerprint) -> tuple[list[floa
 def choose_rare_class(
     classes: Classes, train: SplitFingerprint, crop: int, room: float
 ) -> tuple[float, str]:
-    """A share of the crops where a class is rare among them, at most `room`."""
+    """A share of the crops where a class has few of the pixels, at most `room`.
+
+    In how many windows it is says little: what is learned of a class comes from its pixels, and
+    half of all windows may hold a few.
+    """
     if sum(spec.kind != "background" for spec in classes) < 2 and train.objects:
         return 0.0, "one class, whose objects sampling.objects looks after"
-    row = _nearest_cell(crop)
-    held = zip(classes, train.class_cells[row], strict=True)
-    shares = {spec.name: n / max(train.cells[row], 1) for spec, n in held if n}
-    if not shares:
+    present = [i for i, pixels in enumerate(train.class_pixels) if pixels]
+    if not present:
         return 0.0, "no class has a pixel"
-    rarest = min(shares, key=lambda name: shares[name])
-    seen = f"{rarest}, the rarest class, is in {shares[rarest]:.1%} of windows of {CELL_SIDES[row]}"
-    return (min(_RARE_SHARE, room) if shares[rarest] < _RARE else 0.0), seen
+    rarest = min(present, key=lambda i: train.class_pixels[i])
+    share = train.class_pixels[rarest] / train.labelled_pixels
+    row = _nearest_cell(crop)
+    held = train.class_cells[row][rarest] / max(train.cells[row], 1)
+    return (min(_RARE_SHARE, room) if share < _RARE else 0.0), (
+        f"{classes[rarest].name}, the rarest class, has {share:.2%} of the pixels and is in "
+        f"{held:.1%} of windows of {CELL_SIDES[row]}"
+    )
 
 
 def choose_objects(

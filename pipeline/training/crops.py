@@ -23,8 +23,10 @@ from pipeline.methods.base import Method
 from pipeline.records import VOID, Label, Pixels, Sample
 from pipeline.training.geometry import (
     Geometry,
+    cut_plain,
     cut_window,
     draw_geometry,
+    is_plain,
     sample_linear,
     sample_nearest,
     sampling_grid,
@@ -199,15 +201,38 @@ class CropSource:
             )
             for window in windows
         ]
-        sizes = [window.label.semantic.shape for window in windows]
-        grid = sampling_grid([w.geometry for w in windows], sizes, self.crop, self.device)
-        pixels = sample_linear(self._stack_pixels(windows), grid)
-        labels = sample_nearest(_stack_labels(windows).to(self.device), grid).cpu().numpy()
+        pixels, labels = self._look(windows)
         images = change_intensity(self._normalize(pixels, windows), changes)
         return Batch(
             images=images.contiguous(memory_format=torch.channels_last),
             targets=self._targets(labels),
         )
+
+    def _look(self, windows: list[Window]) -> tuple[Tensor, NDArray[np.int32]]:
+        """(B, C, S, S) values as in the files, and (B, 2, S, S) classes and instances.
+
+        Crops that are not warped need no interpolation, nor a grid to look up their pixels by.
+        """
+        pixels = torch.empty(len(windows), self.channels, self.crop, self.crop, device=self.device)
+        labels = np.empty((len(windows), 2, self.crop, self.crop), np.int32)
+        warped = []
+        for place, window in enumerate(windows):
+            if not is_plain(window.geometry):
+                warped.append(place)
+                continue
+            seen = cut_plain(window.pixels, window.geometry, self.crop)
+            values = match_channels(seen, self.channels).astype(np.float32)
+            pixels[place] = torch.from_numpy(values).movedim(-1, 0)
+            labels[place, 0] = cut_plain(window.label.semantic, window.geometry, self.crop)
+            labels[place, 1] = cut_plain(window.label.instances, window.geometry, self.crop)
+        if warped:
+            some = [windows[place] for place in warped]
+            sizes = [window.label.semantic.shape for window in some]
+            grid = sampling_grid([w.geometry for w in some], sizes, self.crop, self.device)
+            pixels[warped] = sample_linear(self._stack_pixels(some), grid)
+            found = sample_nearest(_stack_labels(some).to(self.device), grid)
+            labels[warped] = found.cpu().numpy()
+        return pixels, labels
 
     def _stack_pixels(self, windows: list[Window]) -> Tensor:
         """(B, C, H, W) as in the files, of the largest window's size; the others end sooner."""

@@ -9,6 +9,7 @@ Legend: B batch, H height, W width, C channels, S side of the crop, G side of th
 
 import math
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import AugmentSettings
+
+P = TypeVar("P", bound=np.generic)
 
 _GRID_PIXELS = 48  # between two nodes of the coarse grid that displacements are drawn on
 _REACH = 3.0  # standard deviations at which a displacement is cut off
@@ -97,6 +100,35 @@ def sampling_grid(
     period = (2 * last).clamp_min(1)
     folded = points.abs() % period
     return torch.minimum(folded, (period - folded).abs()).minimum(last).movedim(1, -1)
+
+
+def is_plain(geometry: Geometry) -> bool:
+    """Whether the crop's pixels are pixels of the window, mirrored and turned by right angles."""
+    whole = geometry.matrix == np.rint(geometry.matrix)
+    return bool(whole.all() and not geometry.displacement.any()) and _is_upright(geometry)
+
+
+def cut_plain(window: NDArray[P], geometry: Geometry, crop: int) -> NDArray[P]:
+    """(H, W, C) or (H, W) at a plain geometry → (S, S, C) or (S, S): what a grid would give."""
+    (xx, xy, x0), (yx, yy, y0) = geometry.matrix.astype(np.int64).tolist()
+    height, width = window.shape[:2]
+    steps = np.arange(crop)
+    x = _fold((xx + xy) * steps + x0, width)
+    y = _fold((yx + yy) * steps + y0, height)
+    seen = window[y][:, x]
+    return seen if xx else np.swapaxes(seen, 0, 1)  # turned: x goes down the crop
+
+
+def _is_upright(geometry: Geometry) -> bool:
+    return bool((np.abs(geometry.matrix[:, :2]).sum(1) == 1).all())
+
+
+def _fold(places: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Mirrored about the outermost pixels of `size`."""
+    period = max(2 * (size - 1), 1)
+    folded = np.abs(places) % period
+    inside: NDArray[np.int64] = np.minimum(np.minimum(folded, period - folded), size - 1)
+    return inside
 
 
 def sample_linear(windows: Tensor, grid: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from pipeline.records import Sample
 from pipeline.training.average import WeightAverage
 from pipeline.training.crops import Batch, CropSource
 from pipeline.training.milestones import is_milestone
+from pipeline.training.optimizer import build_optimizer
 from pipeline.training.prefetch import prefetch
 from pipeline.training.reports import EpochReport, StepReport
 from pipeline.training.schedule import Schedule
@@ -45,6 +46,7 @@ from pipeline.training.world import from_first
 
 _VALIDATE_EVERY = 0.25  # of the training at the latest, however much time it takes
 _MARGIN = 1.15  # on the time that the last validation is expected to take
+_SURPRISE = 2.0  # times the one before that a validation is taken to need: a busy moment passes
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,7 @@ class Training:
         self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = WeightAverage(self.network, settings.optimizer.ema)
         self.model = wrap(self.network)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=settings.optimizer.learning_rate,
-            weight_decay=settings.optimizer.weight_decay,
-        )
+        self.optimizer = build_optimizer(self.model, settings.optimizer, dtype)
         if snapshot:
             if settings.optimizer.ema:
                 self.average.network.load_state_dict(unpacked("average", snapshot.tensors))
@@ -262,7 +260,8 @@ class Training:
             state.best_validation, self.best = found.validation, kept(network.state_dict())
         state.validated, state.validated_progress = state.done, state.progress
         state.training_seconds, state.loss_sum = 0.0, 0.0
-        state.validation_seconds = report.validation_seconds
+        before = state.validation_seconds or report.validation_seconds
+        state.validation_seconds = min(report.validation_seconds, _SURPRISE * before)
         return report
 
     def _is_impatient(self) -> bool:

@@ -1,0 +1,121 @@
+"""The optimiser: Muon for the convolutions inside the network, AdamW for all else.
+
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) takes the momentum of a weight, read
+as a matrix of outputs by inputs, and makes all of its singular values alike, so that directions
+which the gradients seldom point in are learned as fast as the loud ones. Scaled to the length that
+an update of AdamW has (Liu et al. 2025, arXiv:2502.16982), it shares AdamW's learning rate.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import OptimizerSettings
+
+_MOMENTUM = 0.95
+_BETAS = (0.9, 0.999)
+_EPSILON = 1e-8
+_LENGTH = 0.2  # root mean square of an update of AdamW, at a learning rate of 1
+_ITERATIONS = 5
+_QUINTIC = (3.4445, -4.7750, 2.0315)  # brings singular values to 0.7..1.2, small ones quickly
+
+
+def build_optimizer(
+    network: nn.Module, settings: OptimizerSettings, dtype: torch.dtype
+) -> torch.optim.Optimizer:
+    """What the settings name, for a network as it is or wrapped.
+
+    Args:
+        dtype: that the network's convolutions compute in, and so may the optimiser's matrices.
+    """
+    if settings.kind == "adamw":
+        return torch.optim.AdamW(
+            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+    inner = {id(weight) for weight in _inner_weights(network)}
+    parameters = list(network.parameters())
+    return Muon(
+        [p for p in parameters if id(p) in inner],
+        [p for p in parameters if id(p) not in inner],
+        settings.learning_rate,
+        settings.weight_decay,
+        dtype,
+    )
+
+
+def _inner_weights(network: nn.Module) -> list[Tensor]:
+    """Of the convolutions with something to learn on both sides: not the first, not the heads."""
+    kinds = (nn.Conv2d, nn.ConvTranspose2d)
+    convolutions = [module for module in network.modules() if isinstance(module, kinds)]
+    return [c.weight for c in convolutions[1:] if c.kernel_size != (1, 1)]
+
+
+class Muon(torch.optim.Optimizer):
+    """Two groups of parameters: `matrices` by Muon, the others by AdamW."""
+
+    def __init__(
+        self,
+        matrices: Iterable[Tensor],
+        others: Iterable[Tensor],
+        lr: float,
+        weight_decay: float,
+        dtype: torch.dtype,
+    ) -> None:
+        self.dtype = dtype
+        groups = [
+            {"params": list(matrices), "is_matrix": True},
+            {"params": list(others), "is_matrix": False},
+        ]
+        super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Move all parameters that have a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            change = self._matrix_update if group["is_matrix"] else self._plain_update
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    weight.add_(change(weight, self.state[weight]), alpha=-group["lr"])
+        return None
+
+    def _matrix_update(self, weight: Tensor, state: dict[str, Any]) -> Tensor:
+        momentum = state.setdefault("momentum", torch.zeros_like(weight))
+        momentum.lerp_(weight.grad, 1 - _MOMENTUM)
+        ahead = weight.grad.lerp(momentum, _MOMENTUM)  # type: ignore[union-attr]
+        matrix = orthogonal(ahead.flatten(1).to(self.dtype)).to(weight.dtype)
+        length = _LENGTH * math.sqrt(max(matrix.shape))
+        return matrix.view(weight.shape) * length
+
+    def _plain_update(self, weight: Tensor, state: dict[str, Any]) -> Tensor:
+        if not state:
+            state["step"] = torch.zeros(())
+            state["mean"], state["square"] = torch.zeros_like(weight), torch.zeros_like(weight)
+        state["step"] += 1
+        step = float(state["step"])
+        state["mean"].lerp_(weight.grad, 1 - _BETAS[0])
+        state["square"].mul_(_BETAS[1]).addcmul_(weight.grad, weight.grad, value=1 - _BETAS[1])
+        spread = (state["square"] / (1 - _BETAS[1] ** step)).sqrt_().add_(_EPSILON)
+        change: Tensor = state["mean"] / (1 - _BETAS[0] ** step) / spread
+        return change
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """(M, N) → the same directions with all singular values near 1, by Newton and Schulz."""
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.mT if tall else matrix
+    x = x / x.norm().clamp_min(1e-7)
+    a, b, c = _QUINTIC
+    for _ in range(_ITERATIONS):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    found: Tensor = x.mT if tall else x
+    return found
