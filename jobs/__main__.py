@@ -9,6 +9,8 @@ JOBS = {
     "inspect": "annotated images → what is in them, what is wrong, what a training would choose",
     "train": "annotated images → a model bundle",
     "predict": "images and a model bundle → masks, objects and counts in Parquet",
+    "verify": "predictions → whether they are whole; --repair mends them",
+    "compact": "predictions → the same in few large files",
     "evaluate": "predictions and annotated images → accuracy",
     "count": "predictions → how many objects of each class",
     "overlay": "predictions → one picture of objects drawn over their images",

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -53,7 +54,7 @@ class _Lines:
     def __call__(self, share: float, text: str) -> None:
         if time.monotonic() - self.last >= _LINE_SECONDS:
             self.last = time.monotonic()
-            console.print(f"{self.title} {share:4.0%}  {text}", highlight=False)
+            console.print(f"{self.title} {share:4.0%}  {text}", highlight=False, markup=False)
 
 
 def print_table(header: list[str], rows: list[list[object]], title: str | None = None) -> None:
@@ -74,7 +75,7 @@ def _cell(value: object) -> str:
         return f"{value:.3f}"
     if isinstance(value, int):
         return f"{value:,}"
-    return str(value)
+    return escape(str(value))  # a name in brackets is a name, and no style
 
 
 def human_bytes(size: float) -> str:
@@ -84,3 +85,14 @@ def human_bytes(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     raise AssertionError("the last unit takes any size")
+
+
+def human_seconds(seconds: float) -> str:
+    """4000 → 1 h 7 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours = round(minutes / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours / 24:.1f} days"

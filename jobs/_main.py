@@ -1,9 +1,12 @@
 """What every job does around its work: settings in, one line on failure, an exit code.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 too many rejects (see `jobs.predict`).
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 too many rejects (see `jobs.predict`), 4 a
+dataset that is not whole (see `jobs.verify`), 128 and the signal's number when a signal has stopped
+the job, as shells have it: 143 SIGTERM, 130 Ctrl-C.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
@@ -16,7 +19,7 @@ from pipeline.parsing import load, parse_yaml
 
 S = TypeVar("S", bound=JobSettings)
 
-DONE, FAILED, WRONG_USAGE, TOO_MANY_REJECTS = 0, 1, 2, 3
+DONE, FAILED, WRONG_USAGE, TOO_MANY_REJECTS, DAMAGED = 0, 1, 2, 3, 4
 
 
 def run_job(kind: type[S], work: Callable[[S], int], flags: Sequence[str] | None = None) -> int:
@@ -28,11 +31,16 @@ def run_job(kind: type[S], work: Callable[[S], int], flags: Sequence[str] | None
     except TesseraError as error:
         return _fail(str(error), FAILED)
     except KeyboardInterrupt:
-        return _fail("interrupted", FAILED)
+        return _fail("interrupted", stopped_by(signal.SIGINT))
     except BrokenPipeError:
         # The reader of our output has left, as `head` does. Nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def stopped_by(number: int) -> int:
+    """The exit code of a job that a signal has stopped."""
+    return 128 + number if number else FAILED
 
 
 def read_settings(kind: type[S], flags: Sequence[str]) -> S:

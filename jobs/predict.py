@@ -3,41 +3,53 @@
 import sys
 from typing import TYPE_CHECKING
 
-from jobs._console import console, human_bytes, live, print_table
-from jobs._main import DONE, TOO_MANY_REJECTS, run_job
+from jobs._console import human_bytes, human_seconds
+from jobs._log import Log, log_to
+from jobs._main import DONE, TOO_MANY_REJECTS, run_job, stopped_by
 from pipeline.config import PredictSettings
+from pipeline.errors import StoppedError
 
 if TYPE_CHECKING:  # Ray and PyTorch are imported when there is work for them
-    from pipeline.distributed.backfill import Progress, Work
+    from pipeline.distributed.backfill import Backfill, Work
+    from pipeline.distributed.story import Progress
+    from pipeline.tables.lease import Lease
 
 
 def work(settings: PredictSettings) -> int:
     """Plan, run, and print what came of it."""
-    from pipeline.distributed.backfill import Backfill, Progress
+    from pipeline.distributed.backfill import Backfill
 
+    log = log_to(settings.log)
     job = Backfill(settings)
-    planned = job.plan()
-    _print_plan(planned)
-    if settings.dry_run or not planned.shards:
-        console.print("nothing is written" if settings.dry_run else "nothing to do")
+    if settings.dry_run:
+        with job.plan() as planned:
+            _tell_plan(log, job, planned)
+        log.tell("done", "nothing is written")
         return DONE
+    with job.lease(lambda text: log.tell("waiting", text)) as lease:
+        return _work(log, job, lease, settings)
+
+
+def _work(log: Log, job: "Backfill", lease: "Lease", settings: PredictSettings) -> int:
     rejects = done = 0
+    renew = going_on = True
     # An interrupted run's plan goes first; what the collection has gained since then, after it.
-    while planned.shards:
-        with live("predicting") as show:
-
-            def on_progress(now: Progress) -> None:
-                rate = now.pixels / now.seconds / 1e6 if now.seconds else 0.0
-                show(
-                    now.done / now.total,
-                    f"{now.done:,}/{now.total:,} images  {now.objects:,} objects  "
-                    f"{now.rejects:,} rejects  {rate:.2f} Mpx/s",
-                )
-
-            final = job.execute(planned, on_progress)
-        _print_result(final, settings.output)
-        rejects, done = rejects + final.rejects, done + final.done
-        planned = job.plan()
+    while going_on:
+        with job.plan(renew=renew) as planned:
+            if not (done and planned.nothing):
+                _tell_plan(log, job, planned)
+            if planned.nothing:
+                break
+            try:
+                final = _execute(log, job, planned, lease)
+            except StoppedError as stopped:
+                log.warn("stopped", f"{stopped}; the same command goes on where this one ended")
+                return stopped_by(stopped.signal)
+            _tell_result(log, final, settings.output)
+            rejects, done = rejects + final.rejects, done + final.done
+            renew, going_on = renew and not planned.renews, planned.resumed is not None
+    if not done:
+        log.tell("done", "nothing to do")
     share = rejects / done if done else 0.0
     if share > settings.max_reject_share:
         print(
@@ -49,27 +61,72 @@ def work(settings: PredictSettings) -> int:
     return DONE
 
 
-def _print_plan(planned: "Work") -> None:
-    collection = planned.collection
-    notes = []
-    if collection.ignored:
-        notes.append(f"{collection.ignored:,} other files are no images by their names")
-    if collection.repeated:
-        notes.append(f"{collection.repeated:,} repeated lines of the manifest count once")
-    if planned.resumed:
-        notes.append(f"going on with the interrupted run {planned.resumed.id}")
-    console.print(
-        f"{len(collection.images):,} images, {planned.done:,} done before, {planned.images:,} to "
-        f"do: {human_bytes(planned.bytes)} in {len(planned.shards):,} shards",
-        highlight=False,
+def _execute(log: Log, job: "Backfill", planned: "Work", lease: "Lease") -> "Progress":
+    with log.progress("predicting") as tell:
+
+        def on_progress(now: "Progress") -> None:
+            rate = now.pixels / now.seconds / 1e6 if now.seconds else 0.0
+            tell(
+                "progress",
+                f"{now.done:,}/{now.total:,} images  {now.objects:,} objects  "
+                f"{now.rejects:,} rejects  {rate:.2f} Mpx/s",
+                share=now.done / now.total if now.total else 1.0,
+                images=now.images,
+                objects=now.objects,
+                rejects=now.rejects,
+                total=now.total,
+                megapixels_per_second=round(rate, 3),
+            )
+
+        return job.execute(planned, lease, on_progress, lambda text: log.warn("trouble", text))
+
+
+def _tell_plan(log: Log, job: "Backfill", planned: "Work") -> None:
+    collection, plan = job.collection, planned.plan
+    if planned.resumed is not None:
+        log.tell(
+            "plan",
+            f"going on with the interrupted run {planned.resumed.id}: {plan.images:,} images left, "
+            f"{human_bytes(plan.bytes)} in {plan.shards:,} shards{_how_long(planned)}",
+            run=planned.resumed.id,
+            images=plan.images,
+            bytes=plan.bytes,
+            shards=plan.shards,
+        )
+        return
+    log.tell(
+        "plan",
+        f"{plan.listed:,} images, {plan.done:,} done before, {plan.images:,} to do: "
+        f"{human_bytes(plan.bytes)} in {plan.shards:,} shards{_how_long(planned)}",
+        listed=plan.listed,
+        done=plan.done,
+        images=plan.images,
+        bytes=plan.bytes,
+        shards=plan.shards,
+        seconds=planned.seconds,
     )
-    for note in notes:
-        console.print(f"  {note}", highlight=False)
+    notes = {
+        "other files are no images by their names": collection.ignored,
+        "repeated lines of the manifest count once": plan.repeated,
+        "images have changed since they were done": plan.changed,
+        "images have no value for a partition": collection.unpartitioned,
+        "interrupted runs of other commands are closed": len(planned.superseded),
+    }
+    for text, number in notes.items():
+        if number:
+            log.tell("note", f"  {number:,} {text}", number=number)
 
 
-def _print_result(final: "Progress", output: str) -> None:
-    print_table(
-        ["images", "objects", "rejects", "megapixels", "seconds", "first commit after"],
+def _how_long(planned: "Work") -> str:
+    if planned.seconds is None or not planned.plan.images:
+        return ""
+    return f", about {human_seconds(planned.seconds)} at the rate of the last run"
+
+
+def _tell_result(log: Log, final: "Progress", output: str) -> None:
+    log.table(
+        "result",
+        ["images", "objects", "rejects", "megapixels", "seconds", "images/s", "first commit after"],
         [
             [
                 final.images,
@@ -77,14 +134,19 @@ def _print_result(final: "Progress", output: str) -> None:
                 final.rejects,
                 round(final.pixels / 1e6, 1),
                 round(final.seconds, 1),
+                round(final.done / final.seconds, 1) if final.seconds else 0,
                 round(final.first_commit_seconds or 0, 1),
             ]
         ],
     )
     if final.rejects:
         codes = ", ".join(f"{code} {n:,}" for code, n in sorted(final.reject_codes.items()))
-        console.print(f"\nrejected: {codes}; the reasons are in {output}/rejects", highlight=False)
-    console.print(f"\noutput dataset: {output}", highlight=False)
+        log.tell(
+            "rejects",
+            f"rejected: {codes}; the reasons are in {output}/rejects",
+            **dict(final.reject_codes),
+        )
+    log.tell("output", f"output dataset: {output}", output=output)
 
 
 if __name__ == "__main__":

@@ -1,68 +1,57 @@
-"""One run over a collection: list, plan or resume, stream, sum up."""
+"""One prediction command: plan or go on, compute, replace, sum up."""
 
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 
-from pipeline import __version__, storage
-from pipeline.config import PredictSettings, fingerprint
+from pipeline import storage
+from pipeline.config import PredictSettings
 from pipeline.distributed.notices import without_known_notices
-from pipeline.distributed.predict import GraphSettings, stream_shards
-from pipeline.distributed.session import check_fits, ray_session, unwrapped_errors
-from pipeline.errors import DataError
-from pipeline.images.collection import Collection, list_collection
+from pipeline.distributed.rewriting import sweep_all
+from pipeline.distributed.rounds import OnTrouble, Rounds
+from pipeline.distributed.session import Resources, check_fits, ray_session, unwrapped_errors
+from pipeline.distributed.stages import GraphSettings
+from pipeline.distributed.stopping import Stop, stop_on_signals
+from pipeline.distributed.story import Attempt, OnProgress, Progress, newest_rate, run_summary
+from pipeline.errors import DataError, LeaseLostError, StoppedError
+from pipeline.images.collection import Collection, open_collection
+from pipeline.images.partitions import PartitionSpec
 from pipeline.models.bundle import BundleSpec, load_spec, read_weights
 from pipeline.parsing import to_yaml
-from pipeline.plan import plan_shards, remaining_shards
-from pipeline.records import Shard
-from pipeline.tables.dataset import DatasetSpec, OutputDataset, Run
-
-OnProgress = Callable[["Progress"], None]
+from pipeline.plan import Plan, plan_work, remaining
+from pipeline.tables.dataset import OutputDataset
+from pipeline.tables.lease import Lease, hold_lease
+from pipeline.tables.orphans import remove_orphans
+from pipeline.tables.runs import Run, new_run, shards_of
+from pipeline.tables.spec import DatasetSpec
+from pipeline.tables.tally import Tally, tally_attempts, tally_snapshot
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a prediction would do, before it does it."""
+    """What is to be done, before it is done."""
 
-    collection: Collection
-    done: int
-    """Images of the collection that have a row already."""
+    plan: Plan
     resumed: Run | None
-    shards: tuple[Shard, ...]
-    given_up: tuple[str, ...] = ()
-    """Shards of the resumed plan that will never be committed: another run did their images."""
+    """The interrupted run whose plan it is."""
+    superseded: tuple[Run, ...]
+    """Interrupted runs of other commands: what they left undone is planned anew."""
+    rate: float | None
+    """Images a second of the newest finished run."""
+    renews: bool
+    """Whether it does again what was asked to be done again; once is enough."""
 
     @property
-    def images(self) -> int:
-        return sum(len(shard.images) for shard in self.shards)
+    def nothing(self) -> bool:
+        """Neither images nor an interrupted run that wants an end."""
+        return self.plan.images == 0 and self.resumed is None
 
     @property
-    def bytes(self) -> int:
-        return sum(max(image.size, 0) for shard in self.shards for image in shard.images)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is."""
-
-    total: int
-    images: int = 0
-    objects: int = 0
-    rejects: int = 0
-    reject_codes: Mapping[str, int] = field(default_factory=dict)
-    """Code → number of rejects."""
-    pixels: int = 0
-    bytes_read: int = 0
-    bytes_written: int = 0
-    seconds: float = 0.0
-    first_commit_seconds: float | None = None
-
-    @property
-    def done(self) -> int:
-        """Images with a result, good or bad."""
-        return self.images + self.rejects
+    def seconds(self) -> float | None:
+        """How long it takes at the rate of the newest finished run."""
+        return self.plan.images / self.rate if self.rate else None
 
 
 class Backfill:
@@ -75,96 +64,184 @@ class Backfill:
             TesseraError: the input, the bundle or the output can't be used.
         """
         self.settings = settings
+        self.partitions = PartitionSpec.parse(settings.partition)
         self.model_uri = storage.absolute(settings.model)
         self.bundle: BundleSpec = load_spec(self.model_uri)
         read_weights(self.model_uri, self.bundle)  # damaged ones stop the job before it starts
-        self.collection = list_collection(settings.input)
-        if not self.collection.images:
-            raise DataError(f"{self.collection.uri} holds no PNG, JPEG or TIFF image")
+        self.collection: Collection = open_collection(settings.input, self.partitions)
         spec = DatasetSpec(
             classes=self.bundle.classes,
             model=self.bundle.fingerprint,
-            settings=settings.results_fingerprint(),
+            settings=settings.results_settings(),
+            partition_columns=self.partitions.names,
         )
-        self.results = fingerprint([spec.model, spec.settings])
-        self.dataset = OutputDataset.prepare(settings.output, spec, create=False)
+        self.dataset = OutputDataset.accepting(settings.output, spec, replace=settings.replace)
+        self.results = spec.results
+        self._renews = settings.replace or settings.retry_rejects
 
-    def plan(self) -> Work:
-        """An interrupted run's plan where there is one, otherwise what is not done yet."""
-        done = self.dataset.done()
-        pending = [image for image in self.collection.images if image not in done]
-        n_done = len(self.collection.images) - len(pending)
-        wanted = {image.image_id for image in pending}
-        committed = self.dataset.committed_shards()
-        for run in self.dataset.unfinished_runs():
-            shards, given_up = remaining_shards(
-                self.dataset.plan_of(run), committed, done, self.results
-            )
-            if any(image.image_id in wanted for shard in shards for image in shard.images):
-                return Work(self.collection, n_done, run, tuple(shards), tuple(given_up))
-        shards = plan_shards(
-            pending,
-            done,
+    @contextmanager
+    def plan(self, *, renew: bool = True) -> Iterator[Work]:
+        """An interrupted run's plan where there is one, otherwise what is not done yet.
+
+        Args:
+            renew: follow the settings that ask for what is done to be done again; once, not
+                again and again.
+
+        Raises:
+            DataError: the collection holds no image.
+        """
+        snapshot, runs = self.dataset.snapshot(), self.dataset.runs()
+        unfinished = [run for run in runs if not run.finished]
+        mine = [run for run in unfinished if self._is_mine(run)]
+        rate = newest_rate(runs)
+        if mine:
+            run = mine[-1]
+            others = tuple(one for one in unfinished if one is not run)
+            with remaining(run.plan(), set(snapshot.shards), (), self.results) as plan:
+                yield Work(plan, run, others, rate, run.spec.renews)
+            return
+        retry = self.settings.retry_rejects and renew
+        with plan_work(
+            self.collection.batches(),
+            self.dataset.live(snapshot),
+            partition_columns=self.partitions.names,
+            where=self.settings.where,
+            replace=self.settings.replace and renew,
+            retry=snapshot.scan("rejects", ["uri"]) if retry else None,
             images_per_shard=self.settings.images_per_shard,
             bytes_per_shard=self.settings.bytes_per_shard,
             results=self.results,
-        )
-        return Work(self.collection, n_done, None, tuple(shards))
+        ) as plan:
+            if self.collection.listed == 0:
+                raise DataError(f"{self.collection.uri} holds no PNG, JPEG or TIFF image")
+            yield Work(plan, None, tuple(unfinished), rate, renew and self._renews)
 
-    def execute(self, work: Work, on_progress: OnProgress) -> Progress:
-        """Compute and commit the work's shards, and write the run's summary."""
-        started = time.time()
-        progress = Progress(total=work.images)
-        on_progress(progress)
-        with without_known_notices(), ray_session() as resources, unwrapped_errors():
+    @contextmanager
+    def lease(self, on_wait: Callable[[str], None]) -> Iterator[Lease]:
+        """The right to write to the output, for the time of the `with`; plan while you hold it."""
+        with hold_lease(
+            self.dataset.uri,
+            "jobs.predict",
+            wait=self.settings.wait_minutes * 60,
+            on_wait=on_wait,
+        ) as lease:
+            self._settle(lease)
+            yield lease
+
+    def _settle(self, lease: Lease) -> None:
+        """Finish replacing that another command began.
+
+        Before planning, since a plan names the shards whose rows it replaces. For the same reason
+        not where an interrupted run is gone on with: it does so itself, at its end.
+        """
+        if any(self._is_mine(run) for run in self.dataset.runs() if not run.finished):
+            return
+        if not self.dataset.snapshot().swept:
+            with without_known_notices(), ray_session(), unwrapped_errors():
+                remove_orphans(self.dataset.uri)  # of a shard whose removal was cut off
+                sweep_all(self.dataset, lease)
+
+    def execute(
+        self, work: Work, lease: Lease, on_progress: OnProgress, on_trouble: OnTrouble
+    ) -> Progress:
+        """Compute and commit the work's shards, take out what they replace, sum up.
+
+        Raises:
+            StoppedError: SIGTERM or Ctrl-C came; the same command goes on.
+            LeaseLostError: somebody else may write now.
+        """
+        on_progress(Progress(work.plan.images))
+        with (
+            without_known_notices(),
+            ray_session() as resources,
+            stop_on_signals(signal.SIGTERM, signal.SIGINT) as stop,
+            unwrapped_errors(),
+        ):
             if self.settings.workers:
                 check_fits(self.settings.workers, resources)
-            for shard_id in work.given_up:
-                self.dataset.discard(shard_id)
-            run = work.resumed or self._new_run(work.shards)
-            graph = GraphSettings(
-                dataset=self.dataset.uri,
-                run=run.id,
-                model_uri=self.model_uri,
-                model=self.bundle.fingerprint,
-                classes=self.bundle.classes,
-                method=self.settings.decoding(self.bundle.method),
-                predict=self.settings,
-            )
-            for result in stream_shards(work.shards, graph, resources):
-                seconds = time.time() - started
-                progress = Progress(
-                    total=progress.total,
-                    images=progress.images + result.images,
-                    objects=progress.objects + result.objects,
-                    rejects=progress.rejects + len(result.reject_codes),
-                    reject_codes=dict(
-                        Counter(progress.reject_codes) + Counter(result.reject_codes)
-                    ),
-                    pixels=progress.pixels + result.pixels,
-                    bytes_read=progress.bytes_read + result.bytes_read,
-                    bytes_written=progress.bytes_written + result.bytes_written,
-                    seconds=seconds,
-                    first_commit_seconds=progress.first_commit_seconds or seconds,
-                )
-                on_progress(progress)
-            self.dataset.finish(run, self._summary(run, progress))
-        return progress
+            run = self._begin(work)
+            attempt = Attempt(run, work.plan.images, on_progress)
+            try:
+                self._compute(work, attempt, lease, resources, stop, on_trouble)
+                sweep_all(self.dataset, lease)
+            except BaseException as error:
+                attempt.tell(str(error) or type(error).__name__)
+                raise
+            attempt.tell("done")
+            settings = self.settings.model_dump(mode="json", exclude={"config"})
+            run.finish(run_summary(run, self._tally(run), settings, self.bundle.fingerprint))
+        return attempt.progress
 
-    def _new_run(self, shards: Sequence[Shard]) -> Run:
-        OutputDataset.prepare(self.dataset.uri, self.dataset.spec, create=True)
-        about = {"input": self.collection.uri, "model": self.model_uri, "results": self.results}
-        return self.dataset.new_run(list(shards), to_yaml(self.settings), about)
+    def _begin(self, work: Work) -> Run:
+        self.dataset.create()
+        remove_orphans(self.dataset.uri)
+        for run in work.superseded:
+            run.finish({"run": run.id, "ended_by": "superseded by another command"})
+        if work.resumed is not None:
+            return work.resumed
+        return new_run(
+            self.dataset.uri,
+            work.plan.batches(),
+            to_yaml(self.settings),
+            kind="predict",
+            results=self.results,
+            input=self.collection.uri,
+            where=self.settings.where,
+            renews=work.renews,
+            model=self.model_uri,
+        )
 
-    def _summary(self, run: Run, progress: Progress) -> dict[str, object]:
-        """Of this attempt: a resumed run's earlier shards are in the tables, not in here."""
-        return {
-            "run": run.id,
-            "input": self.collection.uri,
-            "model": self.bundle.fingerprint,
-            **asdict(progress),
-            "versions": {
-                "tessera": __version__,
-                **{name: version(name) for name in ("ray", "torch", "pyarrow")},
-            },
-        }
+    def _compute(
+        self,
+        work: Work,
+        attempt: Attempt,
+        lease: Lease,
+        resources: Resources,
+        stop: Stop,
+        on_trouble: OnTrouble,
+    ) -> None:
+        graph = GraphSettings(
+            dataset=self.dataset.uri,
+            run=attempt.run.id,
+            lease=lease.generation,
+            model_uri=self.model_uri,
+            model=self.bundle.fingerprint,
+            classes=self.bundle.classes,
+            method=self.settings.decoding(self.bundle.method),
+            predict=self.settings,
+        )
+        check = partial(_may_go_on, stop, lease)
+        rounds = Rounds(attempt.run, graph, resources, check, on_trouble)
+        for result in rounds.compute(shards_of(work.plan.batches())):
+            attempt.add(result, rounds.recovered)
+
+    def _is_mine(self, run: Run) -> bool:
+        """Whether this command goes on with an unfinished run: its own, or what a repair owes."""
+        spec = run.spec
+        if spec.kind == "repair":
+            return spec.results == self.results
+        return (
+            spec.kind == "predict"
+            and spec.results == self.results
+            and spec.input == self.collection.uri
+            and spec.where == self.settings.where
+        )
+
+    def _tally(self, run: Run) -> Tally:
+        """What a finished run came to: told by its attempts, or by its tables.
+
+        An attempt that was killed has told nothing, and then every file has to be looked at.
+        """
+        told = tally_attempts(run.attempts())
+        if told.done == run.spec.images:
+            return told
+        snapshot = self.dataset.snapshot()
+        mine = snapshot.only(shard.id for shard in shards_of(run.plan()))
+        return tally_snapshot(mine)
+
+
+def _may_go_on(stop: Stop, lease: Lease) -> None:
+    if stop.is_set():
+        raise StoppedError(f"stopped by {stop.name}", stop.number)
+    if lease.lost.is_set():
+        raise LeaseLostError(f"another run has taken over {lease.dataset}")

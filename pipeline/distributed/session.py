@@ -8,6 +8,7 @@ import contextlib
 import logging
 import math
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from ray.exceptions import RayError
 
 from pipeline.errors import DataProblems, SettingsError, TesseraError
 
+_ours: list[int] = []
+"""Bytes of the object store of the connection that `ray_session` made; empty without one."""
+_STARTS = 3
 _STORE_BYTES = 2 << 30  # of the object store on this machine; what is in flight is a part of it
 
 
@@ -43,26 +47,55 @@ def ray_session(store_bytes: int = _STORE_BYTES) -> Iterator[Resources]:
         yield _resources()
         return
     _quieten()
-    local = "RAY_ADDRESS" not in os.environ
-    try:
-        if local:
-            _stay_on_loopback()
-            ray.init(
-                include_dashboard=False,
-                object_store_memory=store_bytes,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        else:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        where = "on this machine" if local else f"at {os.environ['RAY_ADDRESS']}"
-        reason = " ".join(str(error).split())[:200]
-        raise TesseraError(f"Ray did not start {where}: {reason}") from error
+    _connect(store_bytes)
+    _ours.append(store_bytes)
     try:
         yield _resources()
     finally:
+        _ours.clear()
         ray.shutdown()
+
+
+def renew_session() -> Resources:
+    """Leave Ray and join it again: what still hangs of this process's work is killed with it.
+
+    A connection that was there before `ray_session` may be somebody's for other work too, and
+    stays.
+    """
+    if _ours:
+        ray.shutdown()
+        _connect(*_ours)
+    return _resources()
+
+
+def _connect(store_bytes: int) -> None:
+    local = "RAY_ADDRESS" not in os.environ
+    for left in reversed(range(_STARTS)):
+        try:
+            _start_here(store_bytes) if local else _join()
+            return
+        except Exception as error:  # Ray raises bare ones
+            ray.shutdown()
+            if left and local and "timed out" in str(error):
+                continue  # on a busy machine its half a minute may be too short
+            where = "on this machine" if local else f"at {os.environ['RAY_ADDRESS']}"
+            reason = " ".join(str(error).split())[:200]
+            raise TesseraError(f"Ray did not start {where}: {reason}") from error
+
+
+def _start_here(store_bytes: int) -> None:
+    _stay_on_loopback()
+    ray.init(
+        "local",  # or Ray would join what somebody has started on this machine
+        include_dashboard=False,
+        object_store_memory=store_bytes,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def _join() -> None:
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)
 
 
 def user_error(error: BaseException) -> TesseraError | None:
@@ -149,3 +182,5 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray.train").setLevel(logging.ERROR)
+    # The bounds on retries have no other place in this version of Ray, which is pinned.
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")

@@ -1,5 +1,6 @@
 """Training as one Ray Train graph: Ray Data reads, N workers train under DDP, the best is kept."""
 
+import signal
 import time
 import uuid
 from collections import Counter
@@ -30,7 +31,7 @@ from pipeline.distributed.session import (
     ray_session,
     unwrapped_errors,
 )
-from pipeline.distributed.stopping import stop_on_sigterm
+from pipeline.distributed.stopping import stop_on_signals
 from pipeline.distributed.survey import Survey
 from pipeline.distributed.train_worker import BUNDLE, TrainJob, train_worker
 from pipeline.errors import DataError, SettingsError, StoppedError, StorageError, TesseraError
@@ -87,7 +88,7 @@ def train_bundle(
     unfinished = find_unfinished(settings)
     data = open_data(settings.data, settings.labels, settings.val_fraction)
     decide_method(settings.method, data)  # before any image is read
-    with ray_session() as resources, unwrapped_errors(), stop_on_sigterm() as stop:
+    with ray_session() as resources, unwrapped_errors(), stop_on_signals(signal.SIGTERM) as stop:
         fewest, most = settings.worker_range or (resources.gpus or resources.nodes,) * 2
         check_fits(fewest, resources)
         loaded = load(data, settings, resources)

@@ -1,0 +1,82 @@
+"""Rewrites as a Ray Data graph, since there can be as many as shards."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray.data
+
+from pipeline.distributed.session import data_context
+from pipeline.tables.dataset import OutputDataset
+from pipeline.tables.lease import Lease, check_held
+from pipeline.tables.rewrite import Rewrite, plan_rows, rewrite, stale_works, sweep
+from pipeline.tables.runs import new_run
+from pipeline.tables.shard import discard_shard
+from pipeline.tables.snapshot import Snapshot
+
+_CPUS = 0.5
+
+
+@dataclass(frozen=True)
+class _Task:
+    work: Rewrite
+    part: Snapshot
+    """With no more than the shards that this rewrite reads."""
+
+
+def rewrite_all(snapshot: Snapshot, works: Sequence[Rewrite], lease: int) -> Iterator[int]:
+    """Write and commit every new shard; yields the bytes written of each."""
+    data_context()
+    tasks = [_Task(work, snapshot.only(work.old)) for work in works]
+    rows = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map(
+        partial(_rewrite, lease=lease),
+        num_cpus=_CPUS,
+        max_retries=2,
+    )
+    for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from cast(pa.Table, batch)["bytes"].to_pylist()
+
+
+def _rewrite(row: dict[str, Any], lease: int) -> dict[str, int]:
+    task: _Task = row["item"]
+    held = partial(check_held, task.part.uri, lease)
+    return {"bytes": rewrite(task.part, task.work, held)}
+
+
+def sweep_all(dataset: OutputDataset, lease: Lease) -> int:
+    """Take every row that is replaced out of the files; returns how many shards that changed.
+
+    From here on a plain glob sees what the library's reader sees.
+    """
+    snapshot = dataset.snapshot()
+    stale = stale_works(snapshot)
+    if stale:
+        rows = list(plan_rows(dataset.live(snapshot), stale))
+        kept = {shard for batch in rows for shard in pc.unique(batch["shard"]).to_pylist()}
+        works = [work for work in stale if work.shard in kept]
+        if works:
+            _rewrite_stale(dataset, snapshot, works, rows, lease)
+        # Where every row is replaced there is nothing to write anew, and no empty file is left.
+        lease.check()
+        for work in stale:
+            if work.shard not in kept:
+                discard_shard(dataset.uri, work.partition, *work.old)
+        snapshot = dataset.snapshot()
+    sweep(snapshot, lease.check)
+    return len(stale) + len(snapshot.leftover)
+
+
+def _rewrite_stale(
+    dataset: OutputDataset,
+    snapshot: Snapshot,
+    works: Sequence[Rewrite],
+    rows: Iterable[pa.RecordBatch],
+    lease: Lease,
+) -> None:
+    run = new_run(dataset.uri, rows, "", kind="sweep", results=dataset.spec.results)
+    for _ in rewrite_all(snapshot, works, lease.generation):
+        lease.check()
+    run.finish({"run": run.id, "ended_by": "done", "shards": len(works)})

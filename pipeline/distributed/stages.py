@@ -1,0 +1,294 @@
+"""The three stages of a prediction, each a block in and a block out: read, predict, commit.
+
+What goes wrong with one image is its reject. What goes wrong with the shard as a whole travels on
+as its failure, which the driver judges (see `rounds`). Only a process that dies says nothing.
+"""
+
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+
+import pyarrow as pa
+
+from pipeline import storage
+from pipeline.config import MethodSettings, PredictSettings, ReaderSettings
+from pipeline.distributed.blocks import Block, Failure, ReadImage, block_of, maps_of, to_table
+from pipeline.errors import (
+    ForbiddenError,
+    IncompleteError,
+    MissingError,
+    RejectError,
+    TesseraError,
+    UnavailableError,
+)
+from pipeline.grouping import group_in_order
+from pipeline.images.collection import MISSING
+from pipeline.images.reader import decode_image
+from pipeline.records import Classes, Maps, Pixels, PredictedImage, Reject, SourceImage
+
+_READ_THREADS = 8  # of one task: object stores answer slowly, but many at once
+_GROUP_VALUES = 100_000_000  # of four bytes each, that a predicting process holds at once
+
+
+class ShardUnreadable(UnavailableError):
+    """Not one image of a shard could be read, for reasons that look like the store's."""
+
+
+@dataclass(frozen=True)
+class GraphSettings:
+    """What the stages need, beside the shard."""
+
+    dataset: str
+    run: str
+    lease: int
+    """Generation of the lease under which shards may be committed."""
+    model_uri: str
+    model: str
+    """Fingerprint of the bundle."""
+    classes: Classes
+    method: MethodSettings
+    """With the thresholds to decode with."""
+    predict: PredictSettings
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What the driver learns of a shard: it is committed, or it failed."""
+
+    shard: str
+    images: int = 0
+    objects: int = 0
+    reject_codes: tuple[str, ...] = ()
+    """One a reject."""
+    pixels: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    peak_memory: int = 0
+    """Most bytes that one of the processes held that worked on it."""
+    failure_kind: str | None = None
+    failure: str | None = None
+
+
+RESULT = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("images", pa.int64()),
+        ("objects", pa.int64()),
+        ("reject_codes", pa.list_(pa.string())),
+        ("pixels", pa.int64()),
+        ("bytes_read", pa.int64()),
+        ("bytes_written", pa.int64()),
+        ("peak_memory", pa.int64()),
+        ("failure_kind", pa.string()),
+        ("failure", pa.string()),
+    ]
+)
+
+
+def read_shard(table: pa.Table, reader: ReaderSettings) -> pa.Table:
+    """Files → pixels. What can't be read is a reject, and its neighbours don't notice."""
+    return _stage(table, partial(_read_block, reader=reader))
+
+
+class PredictShard:
+    """Pixels → the method's maps; loads the model once for its life."""
+
+    def __init__(self, settings: GraphSettings, threads: int) -> None:
+        # Heavy imports belong to the processes that need them.
+        import cv2
+        import torch
+
+        from pipeline.methods import build_method
+        from pipeline.models.weights import load_bundle
+        from pipeline.predicting.engine import TorchEngine, pick_device, pick_dtype
+        from pipeline.predicting.predictor import Predictor
+
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(1)
+        bundle = load_bundle(settings.model_uri)
+        method = build_method(bundle.spec.method, bundle.spec.classes)
+        device = pick_device()
+        engine = TorchEngine(
+            bundle.network,
+            method,
+            device,
+            pick_dtype(settings.predict.precision, device),
+            views=settings.predict.views,
+        )
+        self.predictor = Predictor(
+            engine, bundle.spec.channels, bundle.spec.normalize, settings.predict.regions
+        )
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return _stage(table, self._predict)
+
+    def _predict(self, block: Block, table: pa.Table) -> pa.Table:
+        checked: list[ReadImage] = []
+        maps: list[Maps | None] = []
+        for group in group_in_order(block.images, _values, _GROUP_VALUES):
+            inputs = []
+            for image in group:
+                try:
+                    if image.pixels is not None:
+                        inputs.append(self.predictor.prepare(image.pixels))
+                    checked.append(image)
+                except RejectError as error:
+                    checked.append(_rejected(image.source, "predict", error))
+            found = iter(self.predictor.predict(inputs))
+            maps += [None if i.pixels is None else next(found) for i in checked[len(maps) :]]
+        return to_table(replace(block, images=tuple(checked)), maps)
+
+
+class CommitShard:
+    """Maps → objects → rows; a shard is committed when its call returns without a failure."""
+
+    def __init__(self, settings: GraphSettings) -> None:
+        import cv2
+
+        from pipeline.methods import build_method
+
+        cv2.setNumThreads(1)
+        self.settings = settings
+        self.method = build_method(settings.method, settings.classes)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        done = _stage(table, self._commit)
+        if done.schema.equals(RESULT):
+            return done
+        block = block_of(done)
+        failure = block.failure or Failure("", "")
+        return _row(ShardResult(block.shard, failure_kind=failure.kind, failure=failure.message))
+
+    def decode(self, block: Block, table: pa.Table) -> tuple[list[PredictedImage], list[Reject]]:
+        """The images with their objects, and the rejects."""
+        images, rejects = [], []
+        for image, maps in zip(block.images, maps_of(table), strict=True):
+            if image.reject is not None:
+                rejects.append(image.reject)
+            elif image.pixels is not None:
+                images.append(self._decode(image.source, image.pixels, maps))
+        return images, rejects
+
+    def _commit(self, block: Block, table: pa.Table) -> pa.Table:
+        from pipeline.tables.lease import check_held
+        from pipeline.tables.shard import Provenance, commit_shard
+
+        settings = self.settings
+        images, rejects = self.decode(block, table)
+        written = commit_shard(
+            settings.dataset,
+            images,
+            rejects,
+            settings.classes,
+            Provenance(block.shard, settings.run, settings.model, block.partition),
+            before_commit=partial(check_held, settings.dataset, settings.lease),
+        )
+        return _row(
+            ShardResult(
+                shard=block.shard,
+                images=len(images),
+                objects=sum(len(image.segmentation.class_ids) for image in images),
+                reject_codes=tuple(reject.code for reject in rejects),
+                pixels=sum(image.shape[0] * image.shape[1] for image in images),
+                bytes_read=sum(max(image.source.size, 0) for image in block.images),
+                bytes_written=written,
+                peak_memory=max(block.peak_memory, _peak_memory()),
+            )
+        )
+
+    def _decode(self, source: SourceImage, pixels: Pixels, maps: Maps) -> PredictedImage:
+        from pipeline.predicting.objects import measure_objects
+
+        found = self.method.decode(maps)
+        measures = measure_objects(found.instances, pixels, len(found.class_ids))
+        height, width, channels = pixels.shape
+        return PredictedImage(source, (height, width, channels), found, measures)
+
+
+def _stage(table: pa.Table, work: Callable[[Block, pa.Table], pa.Table]) -> pa.Table:
+    """One stage's work on a block; a block that has failed goes through untouched."""
+    block = block_of(table)
+    if block.failure is not None:
+        return table
+    try:
+        return work(block, table)
+    except Exception as error:  # the driver judges it: see `rounds`
+        kind = type(error).__name__
+        text = str(error) if isinstance(error, TesseraError) else f"{kind}: {error}"
+        bare = tuple(ReadImage(image.source) for image in block.images)
+        failure = Failure(kind, " ".join(text.split())[:500])
+        return to_table(replace(block, images=bare, failure=failure))
+
+
+def _read_block(block: Block, table: pa.Table, reader: ReaderSettings) -> pa.Table:
+    with ThreadPoolExecutor(_READ_THREADS) as pool:
+        found = list(pool.map(partial(_read_image, reader=reader), block.images))
+    images = tuple(_judge_unavailable(block.images, found))
+    peak = max(block.peak_memory, _peak_memory())
+    return to_table(replace(block, images=images, peak_memory=peak))
+
+
+def _read_image(image: ReadImage, reader: ReaderSettings) -> ReadImage | UnavailableError:
+    """What became of one image; a fault of the store is not yet the image's own."""
+    source = image.source
+    if image.reject is not None:
+        return image
+    try:
+        if source.version == MISSING:
+            raise RejectError("not_found", "does not exist")
+        data = storage.read_bytes(source.uri, source.size if source.size >= 0 else None)
+        return ReadImage(source, decode_image(data, source.uri, reader), None)
+    except RejectError as error:
+        return _rejected(source, "read", error)
+    except MissingError:
+        return _rejected(source, "read", RejectError("not_found", "no longer exists"))
+    except ForbiddenError as error:
+        return _rejected(source, "read", RejectError("forbidden", str(error)))
+    except IncompleteError as error:
+        return _rejected(source, "read", _incomplete(source, error))
+    except UnavailableError as error:
+        return error
+
+
+def _incomplete(source: SourceImage, error: IncompleteError) -> RejectError:
+    """Of another length than was listed, again and again: was it replaced since?"""
+    now = storage.stat(source.uri)
+    if now is not None and now.version != source.version:
+        return RejectError("changed", "was changed since it was listed; the next run will do it")
+    return RejectError("incomplete", str(error))
+
+
+def _judge_unavailable(
+    images: Sequence[ReadImage], found: Sequence[ReadImage | UnavailableError]
+) -> Iterator[ReadImage]:
+    """Faults of the store that outlasted every retry.
+
+    Where other images of the shard could be read, the store is there, and it is the image. Where
+    none could, it may be the store, and nobody's fault: the shard is tried again later.
+    """
+    answered = any(isinstance(one, ReadImage) and one.pixels is not None for one in found)
+    for image, one in zip(images, found, strict=True):
+        if isinstance(one, ReadImage):
+            yield one
+        elif answered:
+            yield _rejected(image.source, "read", RejectError("unreadable", str(one)))
+        else:
+            raise ShardUnreadable(str(one)) from one
+
+
+def _values(image: ReadImage) -> int:
+    return 0 if image.pixels is None else image.pixels.size
+
+
+def _rejected(source: SourceImage, stage: str, error: RejectError) -> ReadImage:
+    return ReadImage(source, None, Reject(source, stage, error.code, error.message))
+
+
+def _row(result: ShardResult) -> pa.Table:
+    return pa.Table.from_pylist([asdict(result)], RESULT)
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
