@@ -1,7 +1,6 @@
 """Every place that takes a path takes a URI: input, model, settings and output on S3.
 
-The store is moto's server (see `bucket`). It proves the road, not the store: it accepts any
-credentials.
+The store is a real one (see `bucket`) where Ceph is installed.
 """
 
 from pathlib import Path
@@ -42,7 +41,8 @@ def test_the_whole_path_on_s3(bucket: str, annotated: str, tmp_path: Path) -> No
         images_per_shard=5,
     )
     assert predict.work(predicted) == 0
-    assert Backfill(predicted).plan().images == 0
+    with Backfill(predicted).plan() as work:
+        assert work.nothing
     assert count.work(CountSettings(dataset=f"{bucket}/out")) == 0
 
     dataset = OutputDataset.open(f"{bucket}/out")
