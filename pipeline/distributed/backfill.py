@@ -213,7 +213,7 @@ class Backfill:
         check = partial(_may_go_on, stop, lease)
         rounds = Rounds(attempt.run, graph, resources, check, on_trouble)
         for result in rounds.compute(shards_of(work.plan.batches())):
-            attempt.add(result, rounds.recovered)
+            attempt.add(result, len(rounds.recovered))
 
     def _is_mine(self, run: Run) -> bool:
         """Whether this command goes on with an unfinished run: its own, or what a repair owes."""

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.distributed.failures import Failure
 from pipeline.records import Maps, Pixels, Reject, RowKey, Shard, SourceImage
 
 _MAP = "map:"
@@ -24,15 +25,6 @@ class ReadImage:
     source: SourceImage
     pixels: Pixels | None = None
     reject: Reject | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a shard as a whole could not be computed, though its images may be good."""
-
-    kind: str
-    """Name of the exception's class."""
-    message: str
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,19 @@ shard is tried again in halves, each in a process of its own, until the images t
 found; they become rejects, and their shard is computed without them.
 """
 
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import ray
 from ray.exceptions import OutOfMemoryError, RayError
 
 from pipeline.distributed.blocks import Block, block_of, to_table
+from pipeline.distributed.failures import Failure
 from pipeline.distributed.stages import CommitShard, GraphSettings, PredictShard, read_shard
+from pipeline.errors import TesseraError
 from pipeline.records import Shard, SourceImage
 
 Poison = Mapping[str, tuple[str, str]]
@@ -22,9 +25,6 @@ Poison = Mapping[str, tuple[str, str]]
 
 _LISTEN_SECONDS = 0.5
 _ONCE_MORE = 2  # a process may also die for reasons of its own
-_STORE_AND_LEASE = {
-    "UnavailableError", "IncompleteError", "CredentialsError", "LeaseLostError", "StorageError"
-}  # fmt: skip
 
 
 def find_poison(shard: Shard, settings: GraphSettings, check: Callable[[], None]) -> Poison:
@@ -51,43 +51,64 @@ def find_poison(shard: Shard, settings: GraphSettings, check: Callable[[], None]
 def _try(
     shard: Shard, settings: GraphSettings, check: Callable[[], None]
 ) -> tuple[str, str] | None:
-    """Code and message of what became of it, if it did not go well."""
-    longest = settings.predict.stall_seconds
-    trial = _work_on.remote(to_table(Block.planned(shard, {})), settings)
-    end = time.monotonic() + longest
-    while not ray.wait([trial], timeout=_LISTEN_SECONDS)[0]:
-        check()
-        if time.monotonic() > end:
-            ray.cancel(trial, force=True)
-            return "hang", f"keeps the process that works on it for more than {longest} s"
+    """Code and message of what the images do, if it is they who do it."""
+    block = to_table(Block.planned(shard, {}))
+    steps: Any = _work_on.options(num_returns="streaming").remote(block, settings)
+    # Until the process and the model are there, nothing that happens is the images' doing, however
+    # long the cluster has no room.
+    _wait(steps, check)
     try:
-        kind, message = ray.get(trial)
+        ready: bool = ray.get(next(steps))
+    except RayError:
+        ready = False
+    if not ready:
+        return None
+    longest = settings.predict.stall_seconds
+    if not _wait(steps, check, longest):
+        ray.cancel(steps, force=True)
+        return "hang", f"keeps the process that works on it for more than {longest} s"
+    try:
+        failure: Failure | None = ray.get(next(steps))
     except OutOfMemoryError:
         return "memory", "needs more memory than a process of this cluster may have"
     except RayError as error:
         return "crash", f"ends the process that works on it ({type(error).__name__})"
-    if not kind or kind in _STORE_AND_LEASE:
+    if failure is None or failure.of_the_store:
         return None
-    if kind == "MemoryError":
+    failure.raise_if_fatal()
+    if failure.kind == MemoryError.__name__:
         return "memory", "needs more memory than a process may have"
-    return "defect", f"{message}; please report this"
+    return "defect", f"{failure.message}; please report this"
+
+
+def _wait(steps: Any, check: Callable[[], None], longest: float = math.inf) -> bool:
+    """Until the next step is done; false where that takes longer, in seconds."""
+    end = time.monotonic() + longest
+    while not ray.wait([steps], timeout=_LISTEN_SECONDS)[0]:
+        check()
+        if time.monotonic() > end:
+            return False
+    return True
 
 
 # A process of its own, which nothing that worked before has touched.
 @ray.remote(max_retries=0, max_calls=1)
-def _work_on(table: pa.Table, settings: GraphSettings) -> tuple[str, str]:
-    """All that a prediction does but for the writing; kind and message of the failure, if any."""
-    stages = (
-        partial(read_shard, reader=settings.predict.reader),
-        PredictShard(settings, threads=1),
-    )
-    for stage in stages:
-        table = stage(table)
+def _work_on(table: pa.Table, settings: GraphSettings) -> Iterator[bool | Failure | None]:
+    """All that a prediction does but for the writing: whether it is ready, then what went wrong."""
+    try:
+        predict, commit = PredictShard(settings, threads=1), CommitShard(settings)
+    except TesseraError:  # such as a bundle that can't be read at the moment
+        yield False
+        return
+    yield True
+    table = predict(read_shard(table, settings.predict.reader))
     block = block_of(table)
     if block.failure is not None:
-        return block.failure.kind, block.failure.message
+        yield block.failure
+        return
     try:
-        CommitShard(settings).decode(block, table)
+        commit.decode(block, table)
     except Exception as error:  # any at all is the finding
-        return type(error).__name__, f"{type(error).__name__}: {error}"
-    return "", ""
+        yield Failure.of(error)
+        return
+    yield None

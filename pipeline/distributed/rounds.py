@@ -10,13 +10,14 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
 
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError
 
-from pipeline import errors, storage
+from pipeline import storage
+from pipeline.distributed.failures import Failure
 from pipeline.distributed.listening import listening
 from pipeline.distributed.poison import Poison, find_poison
 from pipeline.distributed.predict import stream_shards
@@ -34,9 +35,6 @@ _SUSPECT = 2  # failed tries after which a shard's images are tried alone
 _TRIES = 5  # of one shard
 _BARREN = 4  # rounds in a row that commit nothing
 _WAIT_SECONDS = (1.0, 30.0)  # first and longest, between rounds that commit nothing
-
-_FATAL = ("CredentialsError", "LeaseLostError", "ForbiddenError", "BundleError", "SettingsError")
-_STORE = ("ShardUnreadable", "UnavailableError", "IncompleteError", "StorageError", "MissingError")
 
 OnTrouble = Callable[[str], None]
 
@@ -63,7 +61,7 @@ class Rounds:
         self.check = check
         self.on_trouble = on_trouble
         self.poison = run.poison()
-        self.recovered = 0
+        self.recovered: set[str] = set()
         """Shards that took more than one round."""
 
     def compute(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
@@ -81,7 +79,7 @@ class Rounds:
         tries: Counter[str] = Counter()
         barren = 0
         while left:
-            before, failures = len(left), dict[str, ShardResult]()
+            before, failures = len(left), dict[str, Failure]()
             problem = yield from self._round(left, failures)
             yield from self._found_committed(left)
             if not left:
@@ -92,7 +90,7 @@ class Rounds:
                 tries.update(list(left))
             if problem is not None:
                 self._start_afresh()
-            self.recovered += len(left)
+            self.recovered |= left.keys()
             self.on_trouble(_describe(left, failures, problem))
             if self._found_poison(left, failures, tries, alive=barren == 0):
                 barren = 0
@@ -111,7 +109,7 @@ class Rounds:
                 signal.signal(number, handler)
 
     def _round(
-        self, left: dict[str, Shard], failures: dict[str, ShardResult]
+        self, left: dict[str, Shard], failures: dict[str, Failure]
     ) -> Generator[ShardResult, None, Exception | None]:
         """Takes what is committed out of `left`; returns what ended the execution, if anything."""
 
@@ -121,8 +119,8 @@ class Rounds:
 
         try:
             for result in listening(results(), self.check):
-                if result.failure_kind is not None:
-                    failures[result.shard] = result
+                if result.failure is not None:
+                    failures[result.shard] = result.failure
                 elif left.pop(result.shard, None) is not None:
                     yield result
         except (RayError, ExecutionTimeoutError) as error:
@@ -152,15 +150,14 @@ class Rounds:
                 )
 
     def _stop_if_hopeless(
-        self, failures: Mapping[str, ShardResult], problem: Exception | None, barren: int
+        self, failures: Mapping[str, Failure], problem: Exception | None, barren: int
     ) -> None:
         for failure in failures.values():
-            if failure.failure_kind in _FATAL:
-                raise getattr(errors, failure.failure_kind)(failure.failure)
+            failure.raise_if_fatal()
         if barren < _BARREN:
             return
         if failures:
-            reason = next(iter(failures.values())).failure
+            reason = next(iter(failures.values())).message
         elif problem is not None:
             reason = f"{type(problem).__name__}: {' '.join(str(problem).split())[:300]}"
         else:
@@ -170,7 +167,7 @@ class Rounds:
     def _found_poison(
         self,
         left: Mapping[str, Shard],
-        failures: Mapping[str, ShardResult],
+        failures: Mapping[str, Failure],
         tries: Counter[str],
         *,
         alive: bool,
@@ -182,20 +179,19 @@ class Rounds:
                 continue
             failure = failures.get(shard.id)
             found: Poison = {}
-            if failure is None or failure.failure_kind not in _STORE:
+            if failure is None or not failure.of_the_store:
                 found = find_poison(shard, self.settings, self.check)
-            elif failure.failure_kind == "ShardUnreadable" and alive and tries[shard.id] > _SUSPECT:
+            elif failure.unreadable and alive and tries[shard.id] > _SUSPECT:
                 # The store gives what others ask for, and never these.
-                reason = failure.failure or "can't be read"
-                found = {image.image_id: ("unreadable", reason) for image in shard.images}
+                reason = ("unreadable", failure.message)
+                found = {image.image_id: reason for image in shard.images}
             if found:
                 self.poison |= found
                 self.run.keep_poison(self.poison)
                 self.on_trouble(f"{len(found)} of {len(shard.images)} images can't be worked on")
             elif tries[shard.id] >= _TRIES:
-                told = None if failure is None else failure.failure
-                reason = told or "the process that works on it dies"
-                raise TesseraError(f"shard {shard.id} failed {tries[shard.id]} times: {reason}")
+                told = "the process that works on it dies" if failure is None else failure.message
+                raise TesseraError(f"shard {shard.id} failed {tries[shard.id]} times: {told}")
         return len(self.poison) > known
 
     def _wait(self, barren: int) -> None:
@@ -207,13 +203,12 @@ class Rounds:
 
 
 def _describe(
-    left: Mapping[str, Shard], failures: Mapping[str, ShardResult], problem: Exception | None
+    left: Mapping[str, Shard], failures: Mapping[str, Failure], problem: Exception | None
 ) -> str:
-    shards: Sequence[str] = list(left)
     if problem is not None:
         reason = f"the execution ended early ({type(problem).__name__})"
     elif failures:
-        reason = next(iter(failures.values())).failure or "failed"
+        reason = next(iter(failures.values())).message
     else:
         reason = "a process that worked on them died"
-    return f"{len(shards):,} shards are tried again: {reason}"
+    return f"shards to try again: {len(left):,}, since {reason}"

@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from pipeline import storage
 from pipeline.config import MethodSettings, PredictSettings, ReaderSettings
-from pipeline.distributed.blocks import Block, Failure, ReadImage, block_of, maps_of, to_table
+from pipeline.distributed.blocks import Block, ReadImage, block_of, maps_of, to_table
+from pipeline.distributed.failures import Failure, ShardUnreadable
 from pipeline.errors import (
     ForbiddenError,
     IncompleteError,
     MissingError,
     RejectError,
-    TesseraError,
     UnavailableError,
 )
 from pipeline.grouping import group_in_order
@@ -30,10 +30,6 @@ from pipeline.records import Classes, Maps, Pixels, PredictedImage, Reject, Sour
 
 _READ_THREADS = 8  # of one task: object stores answer slowly, but many at once
 _GROUP_VALUES = 100_000_000  # of four bytes each, that a predicting process holds at once
-
-
-class ShardUnreadable(UnavailableError):
-    """Not one image of a shard could be read, for reasons that look like the store's."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,13 @@ class ShardResult:
     peak_memory: int = 0
     """Most bytes that one of the processes held that worked on it."""
     failure_kind: str | None = None
-    failure: str | None = None
+    failure_message: str = ""
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it failed; None where it is committed."""
+        kind = self.failure_kind
+        return None if kind is None else Failure(kind, self.failure_message)
 
 
 RESULT = pa.schema(
@@ -82,7 +84,7 @@ RESULT = pa.schema(
         ("bytes_written", pa.int64()),
         ("peak_memory", pa.int64()),
         ("failure_kind", pa.string()),
-        ("failure", pa.string()),
+        ("failure_message", pa.string()),
     ]
 )
 
@@ -158,8 +160,9 @@ class CommitShard:
         if done.schema.equals(RESULT):
             return done
         block = block_of(done)
-        failure = block.failure or Failure("", "")
-        return _row(ShardResult(block.shard, failure_kind=failure.kind, failure=failure.message))
+        assert block.failure is not None
+        kind, message = block.failure.kind, block.failure.message
+        return _row(ShardResult(block.shard, failure_kind=kind, failure_message=message))
 
     def decode(self, block: Block, table: pa.Table) -> tuple[list[PredictedImage], list[Reject]]:
         """The images with their objects, and the rejects."""
@@ -215,11 +218,8 @@ def _stage(table: pa.Table, work: Callable[[Block, pa.Table], pa.Table]) -> pa.T
     try:
         return work(block, table)
     except Exception as error:  # the driver judges it: see `rounds`
-        kind = type(error).__name__
-        text = str(error) if isinstance(error, TesseraError) else f"{kind}: {error}"
         bare = tuple(ReadImage(image.source) for image in block.images)
-        failure = Failure(kind, " ".join(text.split())[:500])
-        return to_table(replace(block, images=bare, failure=failure))
+        return to_table(replace(block, images=bare, failure=Failure.of(error)))
 
 
 def _read_block(block: Block, table: pa.Table, reader: ReaderSettings) -> pa.Table:
