@@ -75,22 +75,14 @@ def planned(folder: Path, manifest: str, done: bool, **more: bool) -> None:
         keep(plan)
 
 
-def resumed(folder: Path, elsewhere: bool) -> None:
+def resumed(folder: Path) -> None:
     """A plan of which every tenth shard is not committed yet."""
     shards: set[str] = set()
     for batch in parquet(folder / "done.parquet", ["shard"]):
         shards.update(batch["shard"].unique().to_pylist())
     committed = set(sorted(shards)[len(shards) // 10 :])
-    live = parquet(folder / "done.parquet", LIVE) if elsewhere else iter(())
-    with remaining(parquet(folder / "done.parquet"), committed, renamed(live), "b") as plan:
+    with remaining(parquet(folder / "done.parquet"), committed) as plan:
         keep(plan)
-
-
-def renamed(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows in other shards."""
-    for batch in batches:
-        shards = pa.array([f"x{shard}" for shard in batch["shard"].to_pylist()])
-        yield batch.set_column(3, "shard", shards)
 
 
 def keep(plan: Plan) -> None:
@@ -104,8 +96,7 @@ def keep(plan: Plan) -> None:
 CASES = {
     "tenth": lambda folder: planned(folder, "few.parquet", False),
     "all done": lambda folder: planned(folder, "manifest.parquet", True),
-    "resume": lambda folder: resumed(folder, False),
-    "resume, others did it": lambda folder: resumed(folder, True),
+    "resume": resumed,
     "none done": lambda folder: planned(folder, "manifest.parquet", False),
     "replace all": lambda folder: planned(folder, "manifest.parquet", True, replace=True),
 }

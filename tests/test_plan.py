@@ -62,8 +62,8 @@ def made(
         return plan, rows_of(plan)
 
 
-def left(plan: list[Row], committed: set[str], live: list[Row]) -> tuple[Plan, list[Row]]:
-    with remaining(batches(plan, PLAN), committed, batches(live, LIVE), "r") as after:
+def left(plan: list[Row], committed: set[str]) -> tuple[Plan, list[Row]]:
+    with remaining(batches(plan, PLAN), committed) as after:
         return after, rows_of(after)
 
 
@@ -331,51 +331,21 @@ def test_more_than_fits_in_memory_spills(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_an_interrupted_plan_goes_on_without_what_is_committed() -> None:
-    _, planned = made(images(9))
+    _, planned = made(images(9), live_in("s", images(9, "old")[:4]))
     ids = list(dict.fromkeys(row["shard"] for row in planned))
-    after, rows = left(planned, {ids[1]}, [])
+    after, rows = left(planned, {ids[1]})
     assert rows == planned[:3] + planned[6:]
-    assert (after.listed, after.done, after.given_up) == (9, 3, ())
-    # Its own committed rows may be among those that count.
-    assert left(planned, {ids[1]}, live_in(ids[1], planned[3:6]))[1] == rows
-    assert left(planned, set(ids), [])[1] == []
+    assert (after.listed, after.done) == (9, 3)
+    assert left(planned, set(ids))[1] == []
+    assert left(planned, {"of another plan"})[1] == planned
 
 
-def test_what_another_run_did_is_not_done_again() -> None:
-    _, planned = made(images(12))
-    ids = list(dict.fromkeys(row["shard"] for row in planned))
-    elsewhere = live_in("other", [*planned[4:6], *planned[9:12]])
-    after, rows = left(planned, {ids[0]}, elsewhere)
-    assert shards_of(rows) == [names(planned[3:4]), names(planned[6:9])]
-    assert after.given_up == (ids[1], ids[3])
-    assert rows[0]["shard"] == shard_id("r", [planned[3]["image_id"]], [])
-    assert rows[1]["shard"] == ids[2]
-    assert after.done == 8
-
-
-def test_the_row_to_be_replaced_does_not_count_as_done() -> None:
-    _, planned = made(images(6), live_in("s", images(6)), replace=True)
-    after, rows = left(planned, set(), live_in("s", images(6)))
-    assert rows == planned
-    # Another run has replaced one image: its new row is no longer where the plan saw it.
-    live = [*live_in("s", images(6)[1:]), *live_in("t", images(1))]
-    after, rows = left(planned, set(), live)
-    assert names(rows) == names(images(6)[1:])
-    assert after.given_up == (planned[0]["shard"],)
-    assert rows[0]["shard"] == shard_id("r", [r["image_id"] for r in planned[1:3]], ["s"])
-    assert [r["old_shard"] for r in rows] == ["s"] * 5
-
-
-def test_a_plan_made_again_of_what_is_left_has_the_same_images() -> None:
-    """Killed at any place, what is committed and what is left are the plan."""
+def test_what_is_committed_and_what_is_left_are_the_plan() -> None:
+    """Killed at any place."""
     draw = random.Random(3)
     _, planned = made(images(40), live_in("s", images(40, "old")[:15]))
     ids = list(dict.fromkeys(row["shard"] for row in planned))
     for _ in range(10):
         committed = {shard for shard in ids if draw.random() < 0.4}
-        elsewhere = [row for row in planned if draw.random() < 0.2]
-        after, rows = left(planned, committed, live_in("other", elsewhere))
-        done = {r["uri"] for r in planned if r["shard"] in committed} | set(names(elsewhere))
-        assert names(rows) == [uri for uri in names(planned) if uri not in done]
-        assert set(after.given_up).isdisjoint(committed | {r["shard"] for r in rows})
-        assert committed | set(after.given_up) | {r["shard"] for r in rows} >= set(ids)
+        rows = left(planned, committed)[1]
+        assert rows == [row for row in planned if row["shard"] not in committed]

@@ -97,7 +97,7 @@ class Backfill:
         if mine:
             run = mine[-1]
             others = tuple(one for one in unfinished if one is not run)
-            with remaining(run.plan(), set(snapshot.shards), (), self.results) as plan:
+            with remaining(run.plan(), snapshot.shards) as plan:
                 yield Work(plan, run, others, rate, run.spec.renews)
             return
         retry = self.settings.retry_rejects and renew
@@ -134,9 +134,12 @@ class Backfill:
         Before planning, since a plan names the shards whose rows it replaces. For the same reason
         not where an interrupted run is gone on with: it does so itself, at its end.
         """
-        if any(self._is_mine(run) for run in self.dataset.runs() if not run.finished):
+        unfinished = [run for run in self.dataset.runs() if not run.finished]
+        if any(self._is_mine(run) for run in unfinished):
             return
         if not self.dataset.snapshot().swept:
+            for run in unfinished:
+                run.close("another command")
             with without_known_notices(), ray_session(), unwrapped_errors():
                 remove_orphans(self.dataset.uri)  # of a shard whose removal was cut off
                 sweep_all(self.dataset, lease)
@@ -176,7 +179,7 @@ class Backfill:
         self.dataset.create()
         remove_orphans(self.dataset.uri)
         for run in work.superseded:
-            run.finish({"run": run.id, "ended_by": "superseded by another command"})
+            run.close("another command")
         if work.resumed is not None:
             return work.resumed
         return new_run(

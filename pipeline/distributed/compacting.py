@@ -5,8 +5,10 @@ not committed, and removed by the next run, or committed, and swept by it.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import pyarrow as pa
 
 from pipeline import storage
 from pipeline.distributed.rewriting import rewrite_all, sweep_all
@@ -45,7 +47,7 @@ def settle(dataset: OutputDataset, lease: Lease) -> None:
     remove_orphans(dataset.uri)
     for run in dataset.runs():
         if not run.finished:
-            run.finish({"run": run.id, "ended_by": "superseded by a compaction"})
+            run.close("a compaction")
     sweep_all(dataset, lease)
 
 
@@ -101,15 +103,9 @@ def _sizes(snapshot: Snapshot) -> dict[str, int]:
 def _first_uris(dataset: OutputDataset, snapshot: Snapshot) -> dict[str, str]:
     first: dict[str, str] = {}
     for batch in dataset.live(snapshot):
-        for shard, least in _least(batch["shard"].to_pylist(), batch["uri"].to_pylist()):
-            if shard not in first or least < first[shard]:
-                first[shard] = least
+        least = pa.table(batch).group_by("shard").aggregate([("uri", "min")])
+        for shard, uri in zip(
+            least["shard"].to_pylist(), least["uri_min"].to_pylist(), strict=True
+        ):
+            first[shard] = min(uri, first.get(shard, uri))
     return first
-
-
-def _least(shards: list[str], uris: list[str]) -> Iterator[tuple[str, str]]:
-    least: dict[str, str] = {}
-    for shard, uri in zip(shards, uris, strict=True):
-        if shard not in least or uri < least[shard]:
-            least[shard] = uri
-    yield from least.items()

@@ -36,8 +36,8 @@ def repair(dataset: OutputDataset, findings: Iterable[Finding], lease: Lease) ->
     """Mend what was found. Killed in between, it can be called again."""
     lease.check()
     for run in dataset.runs():
-        if not run.finished:  # its plan may name shards that are about to go
-            run.finish({"run": run.id, "ended_by": "superseded by a repair"})
+        if not run.finished:
+            run.close("a repair")
     damaged = {finding.shard for finding in findings if finding.shard}
     orphans = remove_orphans(dataset.uri)
     snapshot = dataset.snapshot()

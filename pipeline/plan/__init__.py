@@ -1,7 +1,7 @@
 """The collection minus what is done → shards, for any number of images.
 
     listing, live, retry ─ DuckDB: pending, sorted by (partition, uri) ─ shards ─ a file of PLAN
-    a plan on its way    ─ minus committed shards, minus images done elsewhere ─ a file of PLAN
+    a plan on its way    ─ minus committed shards ─ a file of PLAN
 
 Batches go in and batches come out. What does not fit in memory lies in temporary files (`TMPDIR`
 says where), about 0.4 KB an image.

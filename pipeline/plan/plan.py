@@ -28,9 +28,6 @@ class Plan:
     changed: int
     """Images to do that replace the results of an older version."""
     spool: "Spool"
-    given_up: tuple[str, ...] = ()
-    """Shards of an interrupted plan that will never be committed: their images were done by
-    another run, all or some."""
 
     @property
     def done(self) -> int:

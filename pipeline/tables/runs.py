@@ -122,6 +122,12 @@ class Run:
         """Write the summary: the plan needs no going on with."""
         write_json(storage.join(self.uri, "summary.json"), summary)
 
+    def close(self, by: str) -> None:
+        """End it undone: the plan may name shards that are about to go, and what it has not done
+        is planned anew.
+        """
+        self.finish({"run": self.id, "ended_by": f"superseded by {by}"})
+
     def summary(self) -> dict[str, Any]:
         """Of a finished run."""
         return read_json(storage.join(self.uri, "summary.json"))

@@ -71,16 +71,14 @@ class Snapshot:
         yield from self._scan(table, whole, columns, where)
         for shard in self.replaced:
             if shard in self.shards:
-                kept = self.kept(table, shard)
+                kept = self._kept(table, shard)
                 yield from self._scan(
                     table, [shard], columns, kept if where is None else kept & where
                 )
 
-    def kept(self, table: str, shard: str) -> pc.Expression:
-        """The rows of a shard that count, as a condition on a table."""
-        gone = self.replaced.get(shard)
-        if gone is None:
-            return pc.scalar(True)
+    def _kept(self, table: str, shard: str) -> pc.Expression:
+        """The rows that count of a shard with replaced ones, as a condition on a table."""
+        gone = self.replaced[shard]
         key, values = ("uri", gone.uris) if table == "rejects" else ("image_id", gone.images)
         return ~pc.field(key).isin(pa.array(sorted(values), pa.string()))
 
