@@ -149,6 +149,23 @@ def test_an_interrupted_run_is_finished_before_rejects_are_tried_again(
     scene.assert_whole()
 
 
+def test_another_command_comes_between_an_interruption_and_its_end(
+    scene: Scene, tmp_path: Path
+) -> None:
+    """It has nothing to do itself, and sweeps: the interrupted plan names shards that then go."""
+    for name in GOOD:
+        scene.change(name)
+    command = words(scene.images, scene.model, scene.output)
+    die_at("pipeline.distributed.story:Attempt.add:0", command)
+    scene.predict(where="uri = 'none'")
+    scene.assert_whole()
+    scene.predict()
+    fresh = Scene(scene.images, tmp_path / "fresh", scene.model)
+    fresh.predict()
+    assert_same_rows(scene.output, fresh.output)
+    scene.assert_whole()
+
+
 def test_other_results_are_refused_with_what_differs(
     scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:
