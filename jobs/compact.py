@@ -22,7 +22,10 @@ def work(settings: CompactSettings) -> int:
         return DONE
     with (
         hold_lease(
-            dataset.uri, "jobs.compact", on_wait=lambda text: log.tell("waiting", text)
+            dataset.uri,
+            "jobs.compact",
+            wait=settings.wait_minutes * 60,
+            on_wait=lambda text: log.tell("waiting", text),
         ) as lease,
         ray_session(),
         unwrapped_errors(),

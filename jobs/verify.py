@@ -32,17 +32,22 @@ def work(settings: VerifySettings) -> int:
     if not settings.repair:
         log.tell("hint", "--repair removes what counts for nothing and plans again what is missing")
         return DAMAGED
-    return _repair(log, dataset, findings)
+    return _repair(log, dataset, findings, settings)
 
 
-def _repair(log: Log, dataset: OutputDataset, findings: list[Finding]) -> int:
+def _repair(
+    log: Log, dataset: OutputDataset, findings: list[Finding], settings: VerifySettings
+) -> int:
     from pipeline.distributed.repairing import repair
     from pipeline.distributed.session import ray_session, unwrapped_errors
     from pipeline.tables.lease import hold_lease
 
     with (
         hold_lease(
-            dataset.uri, "jobs.verify", on_wait=lambda text: log.tell("waiting", text)
+            dataset.uri,
+            "jobs.verify",
+            wait=settings.wait_minutes * 60,
+            on_wait=lambda text: log.tell("waiting", text),
         ) as lease,
         ray_session(),
         unwrapped_errors(),

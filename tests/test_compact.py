@@ -122,9 +122,9 @@ def test_a_changed_image_after_compaction(
         "pipeline.distributed.compacting:rewrite_all:0",
         "pipeline.distributed.rewriting:data_context:0",
         "pipeline.distributed.compacting:sweep_all:1",
-        "pipeline.storage:remove:3",
-        "pipeline.storage:remove:20",
-        "pipeline.storage:remove:73",
+        "pipeline.storage.files:remove:3",
+        "pipeline.storage.files:remove:20",
+        "pipeline.storage.files:remove:73",
         "pipeline.tables.runs:Run.finish:0",
     ],
 )
@@ -143,7 +143,7 @@ def test_a_prediction_finishes_what_a_killed_compaction_began(
     output: Path, many: Path, images: Path, trained: str
 ) -> None:
     """Although it has nothing else to do: the files of shards that are half removed go too."""
-    die_at("pipeline.storage:remove:3", ["jobs.compact", str(output)])
+    die_at("pipeline.storage.files:remove:3", ["jobs.compact", str(output)])
     assert sql(output, "select count(*) from $images")[0] > (10,)
     assert predict.work(settings(images, trained, output)) == 0
     assert_compact(output, many)

@@ -17,7 +17,7 @@ from pipeline.errors import ChangedError
 from pipeline.tables import snapshot as snapshots
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.rewrite import Rewrite, rewrite
-from pipeline.tables.shard import discard_shard
+from pipeline.tables.shard import discard_shards
 from tests.laws import (
     assert_same_rows,
     die_at,
@@ -257,7 +257,7 @@ def test_a_listing_that_misses_a_switch_is_not_believed(
     work = Rewrite((old,), now.shards[old])
     expected = sorted(dataset.read("images", ["uri"])["uri"].to_pylist())
     rewrite(now, work, lambda: None)
-    discard_shard(dataset.uri, now.shards[old], old)
+    discard_shards(dataset.uri, {old: now.shards[old]})
     listed: list[str] = []
     list_shards = snapshots.shards_in
 
@@ -276,7 +276,7 @@ def test_a_reader_that_can_not_keep_up_is_told(scene: Scene) -> None:
     dataset = OutputDataset.open(str(scene.output))
     now = dataset.snapshot()
     shard, partition = next(iter(now.shards.items()))
-    discard_shard(dataset.uri, partition, shard)
+    discard_shards(dataset.uri, {shard: partition})
     with pytest.raises(ChangedError, match="was changed while it was read"):
         list(now.scan("images", ["uri"]))
 
@@ -313,9 +313,9 @@ def undisturbed(committed: Scene, tmp_path_factory: pytest.TempPathFactory) -> P
         "pipeline.distributed.rewriting:new_run:0",
         "pipeline.distributed.rewriting:rewrite_all:0",
         "pipeline.distributed.rewriting:sweep:0",
-        "pipeline.storage:remove:2",
-        "pipeline.storage:remove:8",
-        "pipeline.storage:remove:16",
+        "pipeline.storage.files:remove:2",
+        "pipeline.storage.files:remove:8",
+        "pipeline.storage.files:remove:16",
         "pipeline.tables.runs:Run.finish:0",
         "pipeline.tables.runs:Run.finish:1",
     ],

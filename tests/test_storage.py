@@ -1,6 +1,8 @@
 """The door to files: on local disk and on a real S3 server alike."""
 
 import os
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -99,11 +101,17 @@ def test_walk_of_one_file_or_of_nothing(place: str) -> None:
     assert storage.list_names(f"{place}/nothing") == []
 
 
-def test_walk_may_be_left_early(place: str) -> None:
+def test_a_walk_that_is_left_early_leaves_no_thread(place: str) -> None:
     write_all(place, [f"{i % 20}/{i}" for i in range(60)])
     files = storage.walk(place)
     next(files)
     files.close()  # type: ignore[attr-defined]
+    end = time.monotonic() + 10
+    while (left := [t for t in threading.enumerate() if t.name.startswith("list")]) and (
+        time.monotonic() < end
+    ):
+        time.sleep(0.05)
+    assert not left
 
 
 def test_links_are_followed_but_never_in_a_loop(tmp_path: Path) -> None:

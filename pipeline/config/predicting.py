@@ -7,8 +7,8 @@ from pydantic_settings import SettingsConfigDict
 
 from pipeline.config.base import PRECISION, Precision, Section
 from pipeline.config.collection import CollectionSettings
-from pipeline.config.logs import LogSettings
 from pipeline.config.model import MethodSettings
+from pipeline.config.writing import WritingSettings
 
 
 def _as_number(value: object) -> object:
@@ -39,7 +39,7 @@ class RegionSettings(Section):
     )
 
 
-class PredictSettings(CollectionSettings, LogSettings):
+class PredictSettings(CollectionSettings, WritingSettings):
     """Predict a collection of images and write masks, objects and counts as Parquet.
 
     Re-running the same command goes on where it stopped; images that are done are not repeated.
@@ -59,9 +59,6 @@ class PredictSettings(CollectionSettings, LogSettings):
         False,
         description="compute images anew that are done, also with another model or other settings, "
         "and put the new rows in the place of the old ones, shard by shard; with --where a part",
-    )
-    wait_minutes: float = Field(
-        0, ge=0, description="how long to wait while another run writes to the output"
     )
     stall_seconds: int = Field(
         600,

@@ -3,10 +3,10 @@
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from pipeline.config.logs import LogSettings
+from pipeline.config.writing import WritingSettings
 
 
-class VerifySettings(LogSettings):
+class VerifySettings(WritingSettings):
     """Check that an output dataset is whole: every image once, every table in agreement."""
 
     model_config = SettingsConfigDict(cli_prog_name="python -m jobs.verify")
@@ -20,7 +20,7 @@ class VerifySettings(LogSettings):
     limit: int = Field(50, ge=1, description="findings printed; all are counted")
 
 
-class CompactSettings(LogSettings):
+class CompactSettings(WritingSettings):
     """Turn many small files of an output dataset into few large sorted ones."""
 
     model_config = SettingsConfigDict(cli_prog_name="python -m jobs.compact")

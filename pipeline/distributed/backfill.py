@@ -165,8 +165,9 @@ class Backfill:
             run = self._begin(work)
             attempt = Attempt(run, work.plan.images, on_progress)
             try:
-                self._compute(work, attempt, lease, resources, stop, on_trouble)
-                sweep_all(self.dataset, lease)
+                check = partial(_may_go_on, stop, lease)
+                self._compute(work, attempt, lease, resources, check, on_trouble)
+                sweep_all(self.dataset, lease, check)
             except BaseException as error:
                 attempt.tell(str(error) or type(error).__name__)
                 raise
@@ -200,7 +201,7 @@ class Backfill:
         attempt: Attempt,
         lease: Lease,
         resources: Resources,
-        stop: Stop,
+        check: Callable[[], None],
         on_trouble: OnTrouble,
     ) -> None:
         graph = GraphSettings(
@@ -213,7 +214,6 @@ class Backfill:
             method=self.settings.decoding(self.bundle.method),
             predict=self.settings,
         )
-        check = partial(_may_go_on, stop, lease)
         rounds = Rounds(attempt.run, graph, resources, check, on_trouble)
         for result in rounds.compute(shards_of(work.plan.batches())):
             attempt.add(result, len(rounds.recovered))

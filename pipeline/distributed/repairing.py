@@ -15,7 +15,7 @@ from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.lease import Lease
 from pipeline.tables.orphans import remove_orphans
 from pipeline.tables.runs import new_run
-from pipeline.tables.shard import discard_shard
+from pipeline.tables.shard import discard_shards
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def repair(dataset: OutputDataset, findings: Iterable[Finding], lease: Lease) ->
     orphans = remove_orphans(dataset.uri)
     snapshot = dataset.snapshot()
     # Their images are missing from then on, and so the plan below holds them.
-    for shard in sorted(damaged & snapshot.shards.keys()):
-        discard_shard(dataset.uri, snapshot.shards[shard], shard)
+    known = damaged & snapshot.shards.keys()
+    discard_shards(dataset.uri, {shard: snapshot.shards[shard] for shard in known})
     swept = sweep_all(dataset, lease)
     return Repaired(orphans, len(damaged), swept, _plan_again(dataset, damaged))
 

@@ -1,6 +1,6 @@
 """Rewrites as a Ray Data graph, since there can be as many as shards."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -9,15 +9,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
 
+from pipeline.distributed.listening import listening
 from pipeline.distributed.session import data_context
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.lease import Lease, check_held
 from pipeline.tables.rewrite import Rewrite, plan_rows, rewrite, stale_works, sweep
 from pipeline.tables.runs import new_run
-from pipeline.tables.shard import discard_shard
+from pipeline.tables.shard import discard_shards
 from pipeline.tables.snapshot import Snapshot
 
 _CPUS = 0.5
+
+
+def _go_on() -> None:
+    """Nobody asks to stop."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,9 @@ class _Task:
     """With no more than the shards that this rewrite reads."""
 
 
-def rewrite_all(snapshot: Snapshot, works: Sequence[Rewrite], lease: int) -> Iterator[int]:
+def rewrite_all(
+    snapshot: Snapshot, works: Sequence[Rewrite], lease: int
+) -> Generator[int, None, None]:
     """Write and commit every new shard; yields the bytes written of each."""
     data_context()
     tasks = [_Task(work, snapshot.only(work.old)) for work in works]
@@ -46,10 +53,14 @@ def _rewrite(row: dict[str, Any], lease: int) -> dict[str, int]:
     return {"bytes": rewrite(task.part, task.work, held)}
 
 
-def sweep_all(dataset: OutputDataset, lease: Lease) -> int:
+def sweep_all(dataset: OutputDataset, lease: Lease, check: Callable[[], None] = _go_on) -> int:
     """Take every row that is replaced out of the files; returns how many shards that changed.
 
     From here on a plain glob sees what the library's reader sees.
+
+    Args:
+        check: called again and again; raises to end it where it is, which the next sweep goes on
+            with.
     """
     snapshot = dataset.snapshot()
     stale = stale_works(snapshot)
@@ -58,12 +69,11 @@ def sweep_all(dataset: OutputDataset, lease: Lease) -> int:
         kept = {shard for batch in rows for shard in pc.unique(batch["shard"]).to_pylist()}
         works = [work for work in stale if work.shard in kept]
         if works:
-            _rewrite_stale(dataset, snapshot, works, rows, lease)
+            _rewrite_stale(dataset, snapshot, works, rows, lease, check)
         # Where every row is replaced there is nothing to write anew, and no empty file is left.
         lease.check()
-        for work in stale:
-            if work.shard not in kept:
-                discard_shard(dataset.uri, work.partition, *work.old)
+        gone = [work for work in stale if work.shard not in kept]
+        discard_shards(dataset.uri, {old: work.partition for work in gone for old in work.old})
         snapshot = dataset.snapshot()
     sweep(snapshot, lease.check)
     return len(stale) + len(snapshot.leftover)
@@ -75,8 +85,9 @@ def _rewrite_stale(
     works: Sequence[Rewrite],
     rows: Iterable[pa.RecordBatch],
     lease: Lease,
+    check: Callable[[], None],
 ) -> None:
     run = new_run(dataset.uri, rows, "", kind="sweep", results=dataset.spec.results)
-    for _ in rewrite_all(snapshot, works, lease.generation):
+    for _ in listening(rewrite_all(snapshot, works, lease.generation), check):
         lease.check()
     run.finish({"run": run.id, "ended_by": "done", "shards": len(works)})

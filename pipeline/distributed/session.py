@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import ray
 from ray._private import ray_constants
 from ray.data import DataContext
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import DataProblems, SettingsError, TesseraError
 
@@ -124,10 +124,18 @@ def unwrapped_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = user_error(error)
+        found = user_error(error) or _lost_process(error)
         if found is None or (isinstance(error, type(found)) and not isinstance(error, RayError)):
             raise
         raise found from None
+
+
+def _lost_process(error: BaseException) -> TesseraError | None:
+    """What to say of a process that Ray has lost, and tried again in vain; it is no defect."""
+    if not isinstance(error, RayError) or isinstance(error, RayTaskError):
+        return None
+    kind = type(error).__name__
+    return TesseraError(f"Ray lost what it worked with ({kind}): give the same command again")
 
 
 def data_context() -> DataContext:

@@ -17,7 +17,7 @@ from pipeline.config import fingerprint
 from pipeline.tables.layout import record_file
 from pipeline.tables.replacing import read_record, record_of_shards
 from pipeline.tables.schema import PLAN, SCHEMAS
-from pipeline.tables.shard import discard_shard, write_tables
+from pipeline.tables.shard import discard_shards, write_tables
 from pipeline.tables.snapshot import Snapshot
 
 _KEYS = {
@@ -79,11 +79,12 @@ def sweep(snapshot: Snapshot, before_removal: Callable[[], None]) -> None:
     without that one's record it would count again. So whoever rewrites sweeps first.
     """
     before_removal()
-    for shard, partition in snapshot.leftover.items():
-        discard_shard(snapshot.uri, partition, shard)
-    for shard in snapshot.records:
-        if shard not in snapshot.shards or not speaks_of(snapshot, shard):
-            storage.remove(record_file(snapshot.uri, shard))
+    discard_shards(snapshot.uri, snapshot.leftover)
+    storage.remove_many(
+        record_file(snapshot.uri, shard)
+        for shard in snapshot.records
+        if shard not in snapshot.shards or not speaks_of(snapshot, shard)
+    )
 
 
 def stale_works(snapshot: Snapshot) -> list[Rewrite]:

@@ -83,11 +83,17 @@ def write_tables(
     return written
 
 
-def discard_shard(dataset: str, partition: str, shard: str) -> None:
-    """Remove a shard's files: first the one that makes it count, last what it replaces."""
+def discard_shards(dataset: str, shards: Mapping[str, str]) -> None:
+    """Remove shards' files: first those that make them count, last what they replace.
+
+    Args:
+        shards: shard → partition.
+    """
     for name in reversed(SCHEMAS):
-        storage.remove(shard_file(dataset, name, partition, shard))
-    storage.remove(record_file(dataset, shard))
+        storage.remove_many(
+            shard_file(dataset, name, partition, shard) for shard, partition in shards.items()
+        )
+    storage.remove_many(record_file(dataset, shard) for shard in shards)
 
 
 def objects_table(
