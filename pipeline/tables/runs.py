@@ -43,8 +43,6 @@ class RunSpec(BaseModel):
     """Whether it was asked to do again what was done: rejects, or all of it."""
     model: str = ""
     """URI of the bundle."""
-    parts: int
-    """Files of the plan."""
     images: int
     shards: int
 
@@ -55,6 +53,10 @@ class Run:
 
     id: str
     uri: str
+    parts: int
+    """Files of the plan."""
+    finished: bool
+    """When it was looked at."""
 
     @property
     def spec(self) -> RunSpec:
@@ -71,10 +73,6 @@ class Run:
             raise DatasetError(f"{path} is not of this version: {reason}") from error
 
     @property
-    def finished(self) -> bool:
-        return storage.exists(storage.join(self.uri, "summary.json"))
-
-    @property
     def completed(self) -> bool:
         """All that it planned was done: it was neither interrupted nor superseded."""
         return self.finished and self.summary().get("ended_by", "done") == "done"
@@ -85,7 +83,7 @@ class Run:
         Raises:
             DatasetError: a file is damaged.
         """
-        for part in range(self.spec.parts):
+        for part in range(self.parts):
             path = storage.join(self.uri, "plan", f"{part:05d}.parquet")
             data = storage.read_bytes(path)
             try:
@@ -136,25 +134,38 @@ class Run:
 def new_run(dataset: str, plan: Iterable[pa.RecordBatch], settings_yaml: str, **about: Any) -> Run:
     """Keep a plan, with the settings that it runs with, before work begins."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    run = _run(dataset, f"{stamp}-{uuid.uuid4().hex[:6]}")
-    storage.write_bytes(storage.join(run.uri, "settings.yaml"), settings_yaml.encode())
+    run_id = f"{stamp}-{uuid.uuid4().hex[:6]}"
+    uri = storage.join(dataset, RUNS, run_id)
+    storage.write_bytes(storage.join(uri, "settings.yaml"), settings_yaml.encode())
     parts = images = shards = 0
     for part in _parts(plan):
         name = f"{parts:05d}.parquet"
-        storage.write_bytes(storage.join(run.uri, "plan", name), to_parquet(part))
+        storage.write_bytes(storage.join(uri, "plan", name), to_parquet(part))
         parts, images = parts + 1, images + part.num_rows
         shards += len(part["shard"].unique())
-    spec = RunSpec(parts=parts, images=images, shards=shards, **about)
+    spec = RunSpec(images=images, shards=shards, **about)
     text = spec.model_dump_json(indent=2) + "\n"
-    storage.write_bytes(storage.join(run.uri, "run.json"), text.encode())
-    return run
+    storage.write_bytes(storage.join(uri, "run.json"), text.encode())
+    return Run(run_id, uri, parts, finished=False)
 
 
 def all_runs(dataset: str) -> list[Run]:
     """Every run that has its plan, oldest first."""
-    names = storage.list_names(storage.join(dataset, RUNS))
-    runs = [_run(dataset, name) for name in names]
-    return [run for run in runs if storage.exists(storage.join(run.uri, "run.json"))]
+    root = storage.join(dataset, RUNS)
+    files: dict[str, list[str]] = {}
+    for path in storage.list_paths(root):  # one listing, however many runs there have been
+        run_id, _, name = path.partition("/")
+        files.setdefault(run_id, []).append(name)
+    return [
+        Run(
+            run_id,
+            storage.join(root, run_id),
+            parts=sum(name.startswith("plan/") for name in names),
+            finished="summary.json" in names,
+        )
+        for run_id, names in sorted(files.items())
+        if "run.json" in names
+    ]
 
 
 def shards_of(plan: Iterable[pa.RecordBatch]) -> Iterator[Shard]:
@@ -195,10 +206,6 @@ def _parts(plan: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         rows = table.num_rows - last
     if rows:
         yield pa.Table.from_batches(waiting, PLAN)
-
-
-def _run(dataset: str, run_id: str) -> Run:
-    return Run(run_id, storage.join(dataset, RUNS, run_id))
 
 
 def write_json(uri: str, value: Mapping[str, Any]) -> None:
