@@ -4,6 +4,9 @@ Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) takes the momentum 
 as a matrix of outputs by inputs, and makes all of its singular values alike, so that directions
 which the gradients seldom point in are learned as fast as the loud ones. Scaled to the length that
 an update of AdamW has (Liu et al. 2025, arXiv:2502.16982), it shares AdamW's learning rate.
+
+`torch.optim.Muon` takes matrices only, and the weights of a convolution are none; and one optimiser
+for all parameters is one state to save and one schedule to follow.
 """
 
 import math
