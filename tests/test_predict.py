@@ -1,6 +1,8 @@
 """Prediction as a user runs it: laws 1, 4 and 6, on real files, Ray and Parquet."""
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,7 @@ from pipeline.distributed.backfill import Backfill
 from pipeline.drawing import COLOURS
 from pipeline.errors import BundleError, DataError, DatasetError, SettingsError
 from pipeline.records import reported
-from pipeline.synthetic import CLASSES, FORMATS, encode_image, make_scene
+from pipeline.synthetic import CLASSES, FORMATS, encode_image, make_scene, write_annotated
 from pipeline.tables.dataset import OutputDataset
 from tests.test_reader import BAD
 
@@ -40,18 +42,37 @@ def files(output: Path) -> dict[Path, int]:
     return {p: p.stat().st_mtime_ns for p in found}
 
 
-@pytest.fixture
-def output(collection: str, trained: str, tmp_path: Path) -> Path:
-    """Good images of every format among one bad file of every kind, predicted."""
-    images = Path(collection) / "images"
+@pytest.fixture(scope="module")
+def first(trained: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """Good images of every format among one bad file of every kind, and their prediction."""
+    folder = tmp_path_factory.mktemp("first")
+    sizes = [(96, 96), (77, 130), (128, 64), (1, 1), (33, 200), (90, 90), (96, 96)]
+    write_annotated(str(folder), sizes, ["test"] * len(sizes), seed=50)
+    images = folder / "images"
     for kind, (data, name) in BAD.items():
         (images / f"bad-{kind}{Path(name).suffix}").write_bytes(data)
-    assert predict.work(settings(str(images), trained, tmp_path / "out")) == 0
+    assert predict.work(settings(str(images), trained, folder / "out")) == 0
+    return str(images), folder / "out"
+
+
+@pytest.fixture
+def images(first: tuple[str, Path]) -> Iterator[str]:
+    """What `output` was predicted from; what a test adds is gone after it."""
+    before = set(Path(first[0]).iterdir())
+    yield first[0]
+    for added in set(Path(first[0]).iterdir()) - before:
+        added.unlink()
+
+
+@pytest.fixture
+def output(first: tuple[str, Path], tmp_path: Path) -> Path:
+    """The prediction of `images`, a test's own copy."""
+    shutil.copytree(first[1], tmp_path / "out")
     return tmp_path / "out"
 
 
-def test_every_image_is_a_row_or_a_reject_with_its_reason(output: Path, collection: str) -> None:
-    good = {p.name for p in (Path(collection) / "images").iterdir() if "bad-" not in p.name}
+def test_every_image_is_a_row_or_a_reject_with_its_reason(output: Path, images: str) -> None:
+    good = {p.name for p in Path(images).iterdir() if "bad-" not in p.name}
     rows = sql(output, "select uri, height, width, n_objects from $images")
     assert {Path(str(row[0])).name for row in rows} == good
     assert len(rows) == len(good)
@@ -112,23 +133,21 @@ def test_objects_are_the_labels_in_the_masks(output: Path) -> None:
 
 
 def test_the_same_command_again_does_nothing(
-    output: Path, collection: str, trained: str, capsys: pytest.CaptureFixture[str]
+    output: Path, images: str, trained: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = files(output)
-    assert predict.work(settings(f"{collection}/images", trained, output)) == 0
+    assert predict.work(settings(images, trained, output)) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert files(output) == before
 
 
-def test_only_what_is_new_is_computed(output: Path, collection: str, trained: str) -> None:
-    (Path(collection) / "images/new.png").write_bytes(
-        encode_image(make_scene(50, 60, 4, 99).image, "png")
-    )
-    with Backfill(settings(f"{collection}/images", trained, output)).plan() as work:
+def test_only_what_is_new_is_computed(output: Path, images: str, trained: str) -> None:
+    (Path(images) / "new.png").write_bytes(encode_image(make_scene(50, 60, 4, 99).image, "png"))
+    with Backfill(settings(images, trained, output)).plan() as work:
         planned = [uri for batch in work.plan.batches() for uri in batch["uri"].to_pylist()]
-    assert planned == [f"{collection}/images/new.png"]
+    assert planned == [f"{images}/new.png"]
     before = sql(output, "select count(*) from $images")[0][0]
-    predict.work(settings(f"{collection}/images", trained, output))
+    predict.work(settings(images, trained, output))
     assert sql(output, "select count(*), count(distinct uri) from $images") == [
         (before + 1, before + 1)
     ]
@@ -179,11 +198,11 @@ def test_a_manifest_with_a_missing_image(trained: str, tmp_path: Path) -> None:
     assert sql(tmp_path / "out", "select uri from $images") == [(f"{tmp_path}/here.png",)]
 
 
-def test_other_results_are_not_mixed_in(output: Path, collection: str, trained: str) -> None:
-    given = settings(f"{collection}/images", trained, output, vote_blur=0.9)
+def test_other_results_are_not_mixed_in(output: Path, images: str, trained: str) -> None:
+    given = settings(images, trained, output, vote_blur=0.9)
     with pytest.raises(DatasetError, match=r"vote-blur None, not 0\.9: give another --output, or"):
         Backfill(given)
-    with Backfill(settings(f"{collection}/images", trained, output, workers=1)).plan() as work:
+    with Backfill(settings(images, trained, output, workers=1)).plan() as work:
         assert work.nothing
 
 

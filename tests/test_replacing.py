@@ -149,6 +149,7 @@ def test_an_interrupted_run_is_finished_before_rejects_are_tried_again(
     scene.assert_whole()
 
 
+@pytest.mark.slow
 def test_another_command_comes_between_an_interruption_and_its_end(
     scene: Scene, tmp_path: Path
 ) -> None:

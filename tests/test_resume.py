@@ -10,10 +10,10 @@ from tests.chaos import tables
 
 @pytest.fixture
 def many(trained: str, tmp_path: Path) -> str:
-    """Enough shards that a kill comes in between them; two files are bad."""
+    """Images of five shards; two files are bad."""
     from pipeline.synthetic import write_annotated
 
-    write_annotated(str(tmp_path / "many"), [(160, 160)] * 40, ["test"] * 40, seed=300)
+    write_annotated(str(tmp_path / "many"), [(64, 64)] * 12, ["test"] * 12, seed=300)
     for i in range(2):
         (tmp_path / f"many/images/bad{i}.png").write_bytes(b"nothing like a PNG")
     return str(tmp_path / "many/images")
@@ -28,7 +28,7 @@ def test_a_shard_that_is_written_again_replaces_itself(
 
     output = tmp_path / "out"
     settings = PredictSettings(
-        input=many, model=trained, output=str(output), images_per_shard=7, max_reject_share=1
+        input=many, model=trained, output=str(output), images_per_shard=3, max_reject_share=1
     )
     predict.work(settings)
     expected = tables(output)

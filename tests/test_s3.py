@@ -16,6 +16,7 @@ from pipeline.distributed.backfill import Backfill
 from pipeline.tables.dataset import OutputDataset
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_whole_path_on_s3(bucket: str, annotated: str, tmp_path: Path) -> None:
     fs = fsspec.filesystem("s3")

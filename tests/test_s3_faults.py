@@ -14,10 +14,8 @@ WORDS = ("--images-per-shard", "8")
 
 
 @pytest.fixture(scope="module")
-def on_s3(
-    bucket: str, trained: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, str, Path]:
-    """URIs of images and of a model, and the output of an undisturbed run, copied here."""
+def on_s3(bucket: str, trained: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """URIs of images and of a model."""
     from pipeline.synthetic import write_annotated
 
     folder = tmp_path_factory.mktemp("on_s3")
@@ -27,10 +25,18 @@ def on_s3(
     root = f"{bucket}/faults"
     fs.put(str(folder / "many/images"), f"{root}/images", recursive=True)
     fs.put(trained, f"{root}/model", recursive=True)
-    words = predict_words(f"{root}/images", f"{root}/model", f"{root}/undisturbed", *WORDS)
-    job = Job.start(words, folder / "log")
+    return f"{root}/images", f"{root}/model"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    on_s3: tuple[str, str], bucket: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The output of a run that nothing happened to, copied here."""
+    folder, output = tmp_path_factory.mktemp("undisturbed"), f"{bucket}/faults/undisturbed"
+    job = Job.start(predict_words(*on_s3, output, *WORDS), folder / "log")
     assert job.wait() == 0, job.text()
-    return f"{root}/images", f"{root}/model", fetched(f"{root}/undisturbed", folder / "undisturbed")
+    return fetched(output, folder / "out")
 
 
 def fetched(uri: str, folder: Path) -> Path:
@@ -46,11 +52,14 @@ def fetched(uri: str, folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_store_that_misbehaves_costs_time_not_results(
-    on_s3: tuple[str, str, Path], bucket: str, faulty_store: FaultProxy, tmp_path: Path
+    on_s3: tuple[str, str],
+    undisturbed: Path,
+    bucket: str,
+    faulty_store: FaultProxy,
+    tmp_path: Path,
 ) -> None:
-    images, model, undisturbed = on_s3
     faulty_store.faults = Faults(slow_down=0.2, reset=0.05, cut=0.02)
-    words = predict_words(images, model, f"{bucket}/faults/faulty", *WORDS)
+    words = predict_words(*on_s3, f"{bucket}/faults/faulty", *WORDS)
     job = Job.start(words, tmp_path / "log")
     assert job.wait(400) == 0, job.text()
     assert min(faulty_store.injected[kind] for kind in ("slow_down", "reset", "cut")) > 0
@@ -62,12 +71,11 @@ def test_a_store_that_misbehaves_costs_time_not_results(
 
 @pytest.mark.slow
 def test_a_killed_driver_on_s3_is_gone_on_with_at_once(
-    on_s3: tuple[str, str, Path], bucket: str, tmp_path: Path
+    on_s3: tuple[str, str], undisturbed: Path, bucket: str, tmp_path: Path
 ) -> None:
-    images, model, undisturbed = on_s3
     output = f"{bucket}/faults/killed"
     fs = fsspec.filesystem("s3", use_listings_cache=False)
-    words = predict_words(images, model, output, "--images-per-shard", "2")
+    words = predict_words(*on_s3, output, "--images-per-shard", "2")
     job = Job.start(words, tmp_path / "log")
     job.wait_until(lambda: len(fs.find(f"{output}/images")) >= 3)
     job.kill()
@@ -81,12 +89,11 @@ def test_a_killed_driver_on_s3_is_gone_on_with_at_once(
 
 
 def test_a_wrong_secret_is_one_line_and_writes_nothing(
-    on_s3: tuple[str, str, Path], bucket: str, object_store: S3Server, tmp_path: Path
+    on_s3: tuple[str, str], bucket: str, object_store: S3Server, tmp_path: Path
 ) -> None:
     if not object_store.checks_credentials:
         pytest.skip("this server takes any credentials")
-    images, model, _ = on_s3
-    words = predict_words(images, model, f"{bucket}/faults/wrong")
+    words = predict_words(*on_s3, f"{bucket}/faults/wrong")
     job = Job.start(words, tmp_path / "log", AWS_SECRET_ACCESS_KEY="not-the-secret")
     assert job.wait() == 1
     (line,) = job.text().splitlines()

@@ -110,6 +110,7 @@ def test_labels_that_were_predicted_too_do_not_confuse_evaluation(
     assert figures.ap_pooled["0.5"] > 0.45
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_semantic_training_on_two_workers(annotated: str, tmp_path: Path) -> None:
     settings = TrainSettings(

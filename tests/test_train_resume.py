@@ -59,6 +59,7 @@ def terminate_after_a_checkpoint(flags: list[str], output: Path) -> str:
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_worker_costs_no_more_than_the_last_checkpoint(
     annotated: str, tmp_path: Path
@@ -98,6 +99,7 @@ def test_a_killed_worker_costs_no_more_than_the_last_checkpoint(
     assert not (output / "training.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_sigterm_saves_and_the_line_that_is_printed_resumes(annotated: str, tmp_path: Path) -> None:
     output = tmp_path / "a model"
@@ -189,6 +191,7 @@ def test_streamed_images_give_the_crops_of_cached_ones(annotated: str) -> None:
     assert [s.name for s in stream[1::3]] == [s.name for s in samples[1::3]]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_training_whose_images_do_not_fit_in_memory(annotated: str, tmp_path: Path) -> None:
     settings = settings_for(annotated, tmp_path / "m", epochs=2, cache_bytes=0, accumulate=2)
