@@ -13,8 +13,8 @@ FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("jobs/*.py")])
 ROOMS = [
     "errors", "records", "grouping", "config", "parsing", "storage", "metrics", "figures",
     "collective", "methods", "models", "images", "drawing", "tables", "labels", "synthetic",
-    "plan", "counting", "evaluation", "overlay", "survey", "predicting", "training",
-    "distributed",
+    "plan", "counting", "evaluation", "overlay", "survey", "predicting", "large",
+    "training", "distributed",
 ]  # fmt: skip
 
 

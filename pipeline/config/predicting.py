@@ -20,10 +20,19 @@ class ReaderSettings(Section):
     """What counts as a readable image."""
 
     max_pixels: int = Field(
-        100_000_000, ge=1, description="images with more pixels (height x width) are rejected"
+        100_000_000,
+        ge=1,
+        description="images with more pixels (height x width) are rejected, unless they are TIFF "
+        "in tiles or strips, or Zarr, which are read by window",
     )
     allow_misnamed: bool = Field(
         False, description="decode a file by its content when its name says another format"
+    )
+    level: int = Field(
+        0, ge=0, description="level of an image pyramid that is read; 0 is the finest"
+    )
+    mpp: float | None = Field(
+        None, gt=0, description="micrometres a pixel: read the pyramid's level that is nearest"
     )
 
 
@@ -33,6 +42,17 @@ class RegionSettings(Section):
     size: int = Field(1024, ge=16, description="side of a region's core, in pixels")
     halo: int | None = Field(
         None, ge=0, description="pixels read around the core; by default the network's context"
+    )
+    spread: int = Field(
+        2048,
+        ge=16,
+        description="side in pixels of the parts of a large image that are worked on apart, by "
+        "all workers; rounded up to whole regions",
+    )
+    large: int = Field(
+        16 << 20,
+        ge=1,
+        description="pixels from which an image is large, and worked on in parts",
     )
     batch_pixels: int = Field(
         8 * 256 * 256, ge=1, description="pixels that go through the network at once"
@@ -107,4 +127,10 @@ class PredictSettings(CollectionSettings, WritingSettings):
             "precision", "views", "foreground_threshold", "vote_blur", "min_area", "regions",
             "reader",
         }  # fmt: skip
-        return self.model_dump(mode="json", include=keys)
+        found = self.model_dump(mode="json", include=keys)
+        for key in ("spread", "large"):
+            del found["regions"][key]  # in parts is as a whole
+        for key in ("level", "mpp"):
+            if not found["reader"][key]:  # as it was before there was a choice
+                del found["reader"][key]
+        return found

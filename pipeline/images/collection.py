@@ -5,6 +5,9 @@
 Nothing is held for the whole collection, so its size does not matter. A manifest is Parquet or CSV
 with a `uri` column, and optionally `version` and `size`, which spare looking every file up. URIs
 that are relative are meant from the manifest's own folder.
+
+A Zarr is a folder, and one image. Its version is that of its metadata: who changes chunks and
+nothing else is not noticed.
 """
 
 import hashlib
@@ -29,6 +32,8 @@ MISSING = "missing"
 _LOOKED_UP = 4096
 """URIs that are looked up together."""
 _LIST_SUFFIXES = (".parquet", ".csv", ".csv.gz")
+_ZARR = r"(?i)^(?P<root>.*?[^/]\.zarr)/"
+_ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 Source = Callable[[], Iterator[pa.RecordBatch]]
 """Batches with uri, version (null where the store has to be asked), size, and the columns that
 partitions come from."""
@@ -80,16 +85,28 @@ class Collection:
             DataError: a manifest or an inventory can't be read.
         """
         self.listed = self.ignored = self.unpartitioned = 0
+        zarrs: set[str] = set()
         for found in self._source():
-            batch = self._images_of(found) if self._by_name else found
-            if batch.num_rows:
-                yield self._listing(batch)
+            batches = self._images_of(found, zarrs) if self._by_name else [found]
+            for batch in batches:
+                if batch.num_rows:
+                    yield self._listing(batch)
 
-    def _images_of(self, found: pa.RecordBatch) -> pa.RecordBatch:
+    def _images_of(self, found: pa.RecordBatch, zarrs: set[str]) -> Iterator[pa.RecordBatch]:
+        """The files that are images, and the Zarrs that files belong to, each once."""
+        roots = pc.struct_field(pc.extract_regex(found["uri"], _ZARR), "root")
+        rest = found.filter(roots.is_null())
+        new = set(roots.drop_null().unique().to_pylist()) - zarrs
+        if new:
+            zarrs |= new
+            uris = pa.array(sorted(new), pa.string())
+            unknown = pa.nulls(len(uris), pa.string())
+            sizes = pa.array([-1] * len(uris), pa.int64())
+            yield pa.record_batch({"uri": uris, "version": unknown, "size": sizes})
         pattern = rf"(?i)[^/]({'|'.join(map(_escaped, FORMATS))})$"
-        batch = found.filter(pc.match_substring_regex(found["uri"], pattern))
-        self.ignored += found.num_rows - batch.num_rows
-        return batch
+        batch = rest.filter(pc.match_substring_regex(rest["uri"], pattern))
+        self.ignored += rest.num_rows - batch.num_rows
+        yield batch
 
     def _listing(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         uris, versions, sizes = batch["uri"], batch["version"], batch["size"]
@@ -172,9 +189,17 @@ def _looked_up(uris: pa.Array, version: pa.Array, size: pa.Array) -> tuple[pa.Ar
     for start in range(0, len(unknown), _LOOKED_UP):
         rows = unknown[start : start + _LOOKED_UP]
         for row, file in zip(rows, storage.stat_many([names[row] for row in rows]), strict=True):
-            versions[row] = file.version if file else MISSING
-            sizes[row] = file.size if file else -1
+            zarr = names[row].lower().endswith(".zarr")
+            versions[row] = _zarr_version(names[row]) if zarr else file.version if file else MISSING
+            sizes[row] = file.size if file and not zarr else -1
     return pa.array(versions, pa.string()), pa.array(sizes, pa.int64())
+
+
+def _zarr_version(uri: str) -> str:
+    """Of the documents that say what it holds."""
+    found = storage.stat_many([storage.join(uri, name) for name in _ZARR_METADATA])
+    versions = [file.version for file in found if file]
+    return storage.content_hash("\0".join(versions).encode()) if versions else MISSING
 
 
 def _identities(uris: pa.Array, versions: pa.Array) -> pa.Array:

@@ -1,8 +1,8 @@
 """Bytes → pixels, strictly: a file that is not whole and well-formed is refused, never guessed at.
 
 PNG and JPEG go through Pillow, which reports truncation; 16-bit colour PNG, which Pillow reduces
-to 8 bit, through imagecodecs; TIFF through tifffile. Adding a format is one function and one line
-in `DECODERS`. What this module does not know: where bytes come from.
+to 8 bit, through imagecodecs; TIFF through tifffile (see `tiff`). Adding a format is one function
+and one line in `DECODERS`. What this module does not know: where bytes come from.
 """
 
 import io
@@ -12,12 +12,12 @@ from pathlib import PurePosixPath
 
 import imagecodecs
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.config import ReaderSettings
-from pipeline.errors import RejectError
+from pipeline.errors import RejectError, TesseraError
+from pipeline.images.tiff import decode_tiff
 from pipeline.records import Pixels
 
 FORMATS = {
@@ -37,11 +37,19 @@ _SIGNATURES = (
     (b"II+\x00", "TIFF"),
     (b"MM\x00+", "TIFF"),
 )
-_MOST_CHANNELS = 64  # a longer first or last axis of unnamed meaning is a stack, not channels
+
+
+Admit = Callable[[int, int], None]
+"""Told height and width before any pixel is decoded; raises where they are too many."""
 
 
 def decode_image(
-    data: bytes, name: str, settings: ReaderSettings, *, as_indices: bool = False
+    data: bytes,
+    name: str,
+    settings: ReaderSettings,
+    *,
+    as_indices: bool = False,
+    admit: Admit | None = None,
 ) -> Pixels:
     """Decode one file to (H, W, C) in its own integer or float type; alpha is dropped.
 
@@ -51,10 +59,13 @@ def decode_image(
         settings: what is accepted.
         as_indices: for label maps: values as they are stored, neither looked up in the file's
             palette, nor spread from 1, 2 or 4 bits to 8, nor inverted.
+        admit: what it raises goes through; by default images over `settings.max_pixels` are
+            rejected.
 
     Raises:
         RejectError: with a code: empty, unknown_format, misnamed, corrupt, too_large, layout.
     """
+    admit = admit or limited(settings.max_pixels)
     kind = detect_format(data)
     expected = FORMATS.get(PurePosixPath(name).suffix.lower())
     if expected not in (None, kind) and not settings.allow_misnamed:
@@ -63,8 +74,8 @@ def decode_image(
             f"is named as {expected} but holds {kind}; rename it or set reader.allow_misnamed",
         )
     try:
-        pixels = DECODERS[kind](data, settings, as_indices)
-    except RejectError:
+        pixels = DECODERS[kind](data, admit, as_indices)
+    except TesseraError:
         raise
     except Exception as error:  # decoders have no common base for what damaged bytes make them say
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -88,19 +99,24 @@ def detect_format(data: bytes) -> str:
     raise RejectError("unknown_format", "is not a PNG, JPEG or TIFF file")
 
 
-def _check_size(height: int, width: int, settings: ReaderSettings) -> None:
-    if height * width > settings.max_pixels:
-        raise RejectError(
-            "too_large",
-            f"{height} x {width} pixels are over the limit of {settings.max_pixels}; "
-            "raise reader.max_pixels if the file is to be trusted",
-        )
+def limited(max_pixels: int) -> Admit:
+    """Refuses images of more pixels."""
+
+    def admit(height: int, width: int) -> None:
+        if height * width > max_pixels:
+            raise RejectError(
+                "too_large",
+                f"{height} x {width} pixels are over the limit of {max_pixels}; "
+                "raise reader.max_pixels if the file is to be trusted",
+            )
+
+    return admit
 
 
-def _decode_with_pillow(data: bytes, settings: ReaderSettings, as_indices: bool) -> Pixels:
+def _decode_with_pillow(data: bytes, admit: Admit, as_indices: bool) -> Pixels:
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked before any pixel is decoded
     with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
-        _check_size(image.height, image.width, settings)
+        admit(image.height, image.width)
         if image.format == "PNG" and _png_is_deep_colour(data):
             return _drop_alpha(imagecodecs.png_decode(data))
         image.load()
@@ -131,69 +147,8 @@ def _with_channel_axis(pixels: NDArray[np.generic]) -> Pixels:
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _decode_tiff(data: bytes, settings: ReaderSettings, as_indices: bool) -> Pixels:
-    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        if not tiff.series:
-            raise RejectError("corrupt", "damaged TIFF: holds no image")
-        series = tiff.series[0]
-        page = series.keyframe
-        _check_size(page.imagelength, page.imagewidth, settings)
-        axes, shape = _without_single_axes(series.axes, series.shape)
-        channel_axis = _channel_axis(axes, shape)
-        if int(np.prod(shape)) > settings.max_pixels * _MOST_CHANNELS:
-            raise RejectError("too_large", f"{shape} values are more than can be one image")
-        _check_all_bytes_are_there(series, len(data))
-        pixels = series.asarray().reshape(shape)
-        if channel_axis is not None:
-            pixels = np.moveaxis(pixels, channel_axis, -1)
-        pixels = _with_channel_axis(pixels)
-        if as_indices and pixels.shape[-1] == 1:
-            return np.ascontiguousarray(pixels)
-        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
-            pixels = np.iinfo(pixels.dtype.str).max - pixels
-        if page.photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
-            return (np.moveaxis(page.colormap[:, pixels[..., 0]], 0, -1) >> 8).astype(np.uint8)
-        is_rgb = page.photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
-        has_alpha = any(extra in (1, 2) for extra in page.extrasamples)
-        if (pixels.shape[-1] == 4 and is_rgb) or (pixels.shape[-1] == 2 and has_alpha):
-            pixels = pixels[..., :-1]
-        return np.ascontiguousarray(pixels)
-
-
-def _without_single_axes(axes: str, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
-    kept = [(a, n) for a, n in zip(axes, shape, strict=True) if n > 1 or a in "YX"]
-    return "".join(a for a, _ in kept), tuple(n for _, n in kept)
-
-
-def _channel_axis(axes: str, shape: tuple[int, ...]) -> int | None:
-    """Which axis holds channels. tifffile's letters: S sample, C channel, Q and I unnamed."""
-    if axes == "YX":
-        return None
-    if len(axes) == 3:
-        for position, axis in enumerate(axes):
-            if axis in "SC":
-                return position
-        # An array written without saying what its axes are: the short one is the channels.
-        position = int(np.argmin(shape))
-        if set(axes) & set("QI") and position in (0, 2) and shape[position] <= _MOST_CHANNELS:
-            return position
-    raise RejectError(
-        "layout", f"is a stack of shape {shape} with axes {axes}; one plane an image is supported"
-    )
-
-
-def _check_all_bytes_are_there(series: tifffile.TiffPageSeries, length: int) -> None:
-    """tifffile fills what is missing behind a truncation with zeros; here that is an error."""
-    for page in series.pages:
-        if page is None:
-            continue
-        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False):
-            if count and offset + count > length:
-                raise RejectError("corrupt", "damaged TIFF: the file ends before its pixels do")
-
-
-DECODERS: dict[str, Callable[[bytes, ReaderSettings, bool], Pixels]] = {
+DECODERS: dict[str, Callable[[bytes, Admit, bool], Pixels]] = {
     "PNG": _decode_with_pillow,
     "JPEG": _decode_with_pillow,
-    "TIFF": _decode_tiff,
+    "TIFF": decode_tiff,
 }

@@ -10,16 +10,17 @@ computed on the device, cut and joined at region borders, and sent to whoever de
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import MethodSettings
+from pipeline.methods.components import renumbered
 from pipeline.records import (
     VOID,
     Classes,
@@ -63,9 +64,75 @@ class Method(ABC):
     def maps(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Logits (B, K, H, W) a head → uint8 maps (B, H, W)."""
 
+    def scale(self, maps: Maps) -> NDArray[np.int64]:
+        """What labelling has to know of the whole image: counts that add up over its regions."""
+        return np.zeros(0, np.int64)
+
     @abstractmethod
+    def halo(self, scale: NDArray[np.int64]) -> int:
+        """Pixels around a window that its labels depend on, and those one pixel beyond it."""
+
+    @abstractmethod
+    def label(self, maps: Maps, scale: NDArray[np.int64]) -> InstanceMap:
+        """The maps of a window → its objects, numbered from 1, with gaps, in no order.
+
+        `halo` away from where the window cuts the image, an object that the window cuts has the
+        pixels that it has in the whole image.
+
+        Args:
+            scale: of the whole image.
+        """
+
+    @abstractmethod
+    def ballot(self, maps: Maps) -> "Ballot":
+        """What each pixel says of the object that it belongs to."""
+
     def decode(self, maps: Maps) -> Segmentation:
         """The maps of one whole image → its classes and objects."""
+        instances, n = renumbered(self.label(maps, self.scale(maps)))
+        ballot = self.ballot(maps)
+        votes = count_votes(instances, n, ballot)
+        class_ids = votes.argmax(1).astype(np.uint8)
+        areas = np.bincount(instances.ravel(), minlength=n + 1)[1:]
+        certainty = np.bincount(instances.ravel(), ballot.certainty.ravel(), minlength=n + 1)[1:]
+        return Segmentation(
+            semantic=paint(maps["class"], instances, class_ids, self.classes),
+            instances=instances,
+            class_ids=class_ids,
+            scores=(certainty / 255 / np.maximum(areas, 1)).astype(np.float32),
+        )
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """What each pixel says of the object that it belongs to, (H, W) each."""
+
+    thing: NDArray[np.uint8]
+    """The id of its class."""
+    certainty: NDArray[np.uint8]
+    """The probability that it belongs to an object, times 255."""
+
+
+def count_votes(instances: InstanceMap, n: int, ballot: Ballot) -> NDArray[np.int64]:
+    """(N, 256) how many pixels of each object say each class."""
+    claimed = instances > 0
+    cells = (instances[claimed].astype(np.int64) - 1) * 256 + ballot.thing[claimed]
+    return np.bincount(cells, minlength=n * 256).reshape(n, 256)
+
+
+def paint(
+    semantic: SemanticMap, instances: InstanceMap, class_ids: NDArray[np.uint8], classes: Classes
+) -> SemanticMap:
+    """The semantic map in which objects have their class, and things are nowhere else.
+
+    Args:
+        semantic: (H, W) the likeliest class of each pixel.
+        instances: (H, W) with k for the object of class ``class_ids[k - 1]``.
+    """
+    claimed = instances > 0
+    painted = clear_unclaimed(semantic, claimed, classes)
+    painted[claimed] = class_ids[instances[claimed] - 1]
+    return painted
 
 
 def to_byte(probability: Tensor) -> Tensor:
@@ -80,29 +147,13 @@ def class_lookup(classes: Classes) -> NDArray[np.uint8]:
     return table
 
 
-def connected_components(mask: NDArray[np.bool_], connectivity: int) -> InstanceMap:
-    """(H, W) → component numbers from 1, in the order of their first pixel."""
-    labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=connectivity)[1]
-    return labels.astype(np.int32, copy=False)
-
-
-def drop_small(labels: InstanceMap, min_area: int) -> InstanceMap:
-    """Remove labels of fewer pixels and number the rest from 1 without gaps."""
-    areas = np.bincount(labels.ravel())
-    keep = areas >= min_area
-    keep[0] = False
-    numbers = np.zeros(len(areas), np.int32)
-    numbers[keep] = np.arange(1, keep.sum() + 1)
-    return numbers[labels]
-
-
 def clear_unclaimed(
     semantic: SemanticMap, claimed: NDArray[np.bool_], classes: Classes
 ) -> SemanticMap:
     """Pixels of thing classes that no object claims become background, where there is one."""
     background = next((spec.id for spec in classes if spec.kind == "background"), None)
     if background is None:
-        return semantic
+        return semantic.copy()
     is_thing = np.zeros(256, bool)
     is_thing[[spec.id for spec in classes if spec.kind == "thing"]] = True
     return np.where(is_thing[semantic] & ~claimed, np.uint8(background), semantic)

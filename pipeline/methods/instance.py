@@ -15,7 +15,6 @@ Legend: B batch, H height, W width, K classes, P foreground pixels. Offsets are 
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import cc3d
 import cv2
 import numpy as np
 import torch
@@ -24,24 +23,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.collective import sum_over_workers
-from pipeline.methods.base import (
-    Method,
-    class_lookup,
-    clear_unclaimed,
-    connected_components,
-    drop_small,
-    to_byte,
-)
+from pipeline.methods.base import Ballot, Method, class_lookup, to_byte
 from pipeline.methods.losses import semantic_loss
-from pipeline.records import VOID, InstanceMap, Label, Maps, Segmentation
+from pipeline.methods.voting import Reach, label_votes
+from pipeline.records import VOID, InstanceMap, Label, Maps
 
 _UNITS = 4  # the network's 1 is a quarter of the reach, so that common offsets are of its order
 _EXACT = 0.1  # of the object's radius, below which an error counts by its square
 _LEAST_RADIUS = 2.0  # pixels; errors in smaller objects count as if they were of this size
-_STEPS = 2  # offsets followed, one after the other
-_APART = 0.5  # of the typical length of an offset, that two middles are at least apart
-_LEAST_BLUR = 0.8  # pixels
-_FEWEST = 0.5  # votes a pixel, smoothed, that a middle has at least
+_CRUMB = 0.5  # squared typical lengths: smaller pieces are no objects beside a larger one
+_LARGEST_CRUMB = 100  # pixels
+_OFFSETS = ("offset_y", "offset_x")
 
 
 class InstanceMethod(Method):
@@ -96,29 +88,39 @@ class InstanceMethod(Method):
             "offset_x": offset[:, 1].round_().to(torch.uint8),
         }
 
-    def decode(self, maps: Maps) -> Segmentation:
-        foreground = maps["foreground"] >= round(self.settings.foreground_threshold * 255)
-        offset = np.stack([maps["offset_y"], maps["offset_x"]]).astype(np.float32) - 128
-        offset *= np.float32(self.reach / 127)
-        votes, typical = follow(offset, foreground), typical_length(offset, foreground)
-        joined = join(votes, foreground, self.settings.vote_blur * typical, _APART * typical)
-        instances = drop_small(keep_whole(joined, foreground), self.settings.min_area)
-        n = int(instances.max(initial=0))
-        claimed = instances > 0
-        owner = instances[claimed]
-        counts = np.zeros((n, 256), np.int64)
-        np.add.at(counts, (owner - 1, maps["thing"][claimed]), 1)
-        class_ids = counts.argmax(1).astype(np.uint8)
-        areas = counts.sum(1)
-        certainty = np.bincount(owner, maps["foreground"][claimed], minlength=n + 1)[1:]
-        semantic = clear_unclaimed(maps["class"], claimed, self.classes)
-        semantic[claimed] = class_ids[owner - 1]
-        return Segmentation(
-            semantic=semantic,
-            instances=instances,
-            class_ids=class_ids,
-            scores=(certainty / 255 / np.maximum(areas, 1)).astype(np.float32),
+    def scale(self, maps: Maps) -> NDArray[np.int64]:
+        """How many foreground pixels have an offset of each squared length, in steps of the map."""
+        foreground = self._foreground(maps)
+        y, x = (maps[name][foreground].astype(np.int32) - 128 for name in _OFFSETS)
+        return np.bincount(y * y + x * x, minlength=2 * 128**2 + 1)
+
+    def reach_of(self, scale: NDArray[np.int64]) -> Reach:
+        """How far things lead in an image."""
+        total = np.cumsum(scale)
+        median = np.searchsorted(total, (total[-1] + 1) // 2) if total[-1] else 0
+        typical = float(np.sqrt(median)) * self.reach / 127
+        crumb = min(round(_CRUMB * typical**2), _LARGEST_CRUMB)
+        return Reach(
+            typical=typical,
+            blur=self.settings.vote_blur * typical,
+            crumb=max(crumb, self.settings.min_area),
         )
+
+    def halo(self, scale: NDArray[np.int64]) -> int:
+        return self.reach_of(scale).halo
+
+    def label(self, maps: Maps, scale: NDArray[np.int64]) -> InstanceMap:
+        offset = np.stack([maps[name] for name in _OFFSETS]).astype(np.float32) - 128
+        offset *= np.float32(self.reach / 127)
+        return label_votes(
+            offset, self._foreground(maps), self.reach_of(scale), self.settings.min_area
+        )
+
+    def ballot(self, maps: Maps) -> Ballot:
+        return Ballot(thing=maps["thing"], certainty=maps["foreground"])
+
+    def _foreground(self, maps: Maps) -> NDArray[np.bool_]:
+        return maps["foreground"] >= round(self.settings.foreground_threshold * 255)
 
 
 def offset_target(instances: InstanceMap) -> NDArray[np.float32]:
@@ -162,89 +164,6 @@ def edge_distance(instances: InstanceMap) -> NDArray[np.float32]:
     else:
         distance = np.full(instances.shape, float(max(instances.shape)), np.float32)
     return np.where(instances > 0, distance + 1, 0).astype(np.float32)
-
-
-def follow(offset: NDArray[np.float32], foreground: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """(2, P) the pixel (y, x) that each foreground pixel's offsets lead to; they end outside."""
-    height, width = foreground.shape
-    limits = np.array([[height - 1], [width - 1]], np.float32)
-    place = np.stack(np.nonzero(foreground)).astype(np.float32)
-    for _ in range(_STEPS):
-        y, x = np.rint(place).astype(np.int64)
-        step = offset[:, y, x] * foreground[y, x]
-        place = np.clip(place + step, 0, limits)
-    return np.rint(place).astype(np.int64)
-
-
-def typical_length(offset: NDArray[np.float32], foreground: NDArray[np.bool_]) -> float:
-    """Median length in pixels of the foreground's offsets: how large the image's objects are."""
-    lengths = np.hypot(*offset[:, foreground])
-    return float(np.median(lengths)) if lengths.size else 0.0
-
-
-def join(
-    votes: NDArray[np.int64], foreground: NDArray[np.bool_], blur: float, apart: float
-) -> NDArray[np.uint32]:
-    """(H, W) the number of the middle that each foreground pixel joins; 0 outside, or without any.
-
-    Args:
-        votes: (2, P) of the foreground pixels.
-        blur: standard deviation in pixels by which votes are spread.
-        apart: pixels that two middles are at least apart.
-    """
-    height, width = foreground.shape
-    y, x = votes
-    counts = np.bincount(y * width + x, minlength=height * width).reshape(height, width)
-    pile = cv2.GaussianBlur(counts.astype(np.float32), (0, 0), max(blur, _LEAST_BLUR))
-    side = 2 * max(1, round(apart)) + 1
-    near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
-    is_middle = (pile >= cv2.dilate(pile, near)) & (pile >= _FEWEST)
-    # A flat top, or a middle between two pixels, is one.
-    middles = connected_components(
-        cv2.dilate(is_middle.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0, connectivity=8
-    )
-    joined = np.zeros(foreground.shape, np.uint32)
-    if middles.any():
-        joined[foreground] = nearest(middles)[y, x]
-    return joined
-
-
-def keep_whole(joined: NDArray[np.uint32], foreground: NDArray[np.bool_]) -> InstanceMap:
-    """Objects in one piece: the largest of each stays, smaller ones go to whoever is nearest.
-
-    A foreground patch without any object is one of its own: too small or too faint to have a
-    middle, but seen.
-    """
-    pieces = cc3d.connected_components(joined, connectivity=4).astype(np.int64)
-    areas = np.bincount(pieces.ravel())
-    owner = np.zeros(len(areas), np.int64)
-    owner[pieces.ravel()] = joined.ravel()
-    order = np.argsort(areas, kind="stable")
-    largest = np.zeros(int(owner.max(initial=0)) + 1, np.int64)
-    largest[owner[order]] = order  # the last, the largest, stays
-    kept = np.zeros(len(areas), bool)
-    kept[largest[1:]] = True
-    kept[0] = False
-    objects = np.where(kept[pieces], joined, 0).astype(np.int64)
-    patches = connected_components(foreground, connectivity=8)
-    has_object = np.zeros(int(patches.max(initial=0)) + 1, bool)
-    has_object[patches[objects > 0]] = True
-    lonely = foreground & ~has_object[patches]
-    objects[lonely] = patches[lonely] + objects.max(initial=0)
-    if not objects.any():
-        return objects.astype(np.int32)
-    return np.where(foreground, nearest(objects), 0).astype(np.int32)
-
-
-def nearest(labels: NDArray[np.integer]) -> NDArray[np.int32]:
-    """(H, W) the label, above 0, that is nearest to each pixel; there has to be one."""
-    outside = (labels == 0).astype(np.uint8)
-    _, place = cv2.distanceTransformWithLabels(
-        outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    owner = np.zeros(int(place.max()) + 1, np.int32)
-    owner[place[labels > 0]] = labels[labels > 0]
-    return owner[place]
 
 
 def _offset_loss(guess: Tensor, truth: Tensor, sharpness: Tensor) -> Tensor:

@@ -10,16 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.methods.base import (
-    Method,
-    class_lookup,
-    clear_unclaimed,
-    connected_components,
-    drop_small,
-    to_byte,
-)
+from pipeline.methods.base import Ballot, Method, class_lookup, to_byte
+from pipeline.methods.components import connected_components, drop_small
 from pipeline.methods.losses import semantic_loss
-from pipeline.records import Label, Maps, Segmentation, thing_ids
+from pipeline.records import InstanceMap, Label, Maps, thing_ids
 
 
 class SemanticMethod(Method):
@@ -43,23 +37,19 @@ class SemanticMethod(Method):
         ids = torch.tensor([spec.id for spec in self.classes], dtype=torch.uint8)
         return {"class": ids.to(channel.device)[channel], "confidence": to_byte(confidence)}
 
-    def decode(self, maps: Maps) -> Segmentation:
-        semantic = maps["class"]
-        instances = np.zeros(semantic.shape, np.int32)
-        class_ids: list[int] = []
+    def halo(self, scale: NDArray[np.int64]) -> int:
+        # Specks are dropped, and a speck is less long than it has pixels.
+        return self.settings.min_area + 1
+
+    def label(self, maps: Maps, scale: NDArray[np.int64]) -> InstanceMap:
+        labels = np.zeros(maps["class"].shape, np.int32)
+        last = 0
         for class_id in thing_ids(self.classes):
-            found = drop_small(
-                connected_components(semantic == class_id, connectivity=8), self.settings.min_area
-            )
-            instances = np.where(found > 0, found + len(class_ids), instances)
-            class_ids += [class_id] * int(found.max(initial=0))
-        areas = np.bincount(instances.ravel(), minlength=len(class_ids) + 1)[1:]
-        certainty = np.bincount(
-            instances.ravel(), maps["confidence"].ravel(), minlength=len(class_ids) + 1
-        )[1:]
-        return Segmentation(
-            semantic=clear_unclaimed(semantic, instances > 0, self.classes),
-            instances=instances.astype(np.int32),
-            class_ids=np.array(class_ids, np.uint8),
-            scores=(certainty / 255 / np.maximum(areas, 1)).astype(np.float32),
-        )
+            mask = maps["class"] == class_id
+            found = drop_small(connected_components(mask, connectivity=8), self.settings.min_area)
+            labels = np.where(found > 0, found + last, labels)
+            last += int(found.max(initial=0))
+        return labels.astype(np.int32, copy=False)
+
+    def ballot(self, maps: Maps) -> Ballot:
+        return Ballot(thing=maps["class"], certainty=maps["confidence"])

@@ -1,8 +1,13 @@
-"""Per-object measurements of one image, all objects at once.
+"""Per-object measurements, all objects at once, from sums that add up over parts of an object.
 
-Definitions of the ellipse are those of scikit-image's `regionprops`: second central moments of
-the pixels, each a unit square. Legend: H height, W width, C channels, N objects, P object pixels.
+Sums of whole numbers are exact, so an object that was measured in parts has the measures that it
+has as a whole. Definitions of the ellipse are those of scikit-image's `regionprops`: second
+central moments of the pixels, each a unit square.
+
+Legend: H height, W width, C channels, N objects, P object pixels.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,59 +16,122 @@ from scipy import ndimage
 
 from pipeline.records import InstanceMap, ObjectMeasures, Pixels
 
+_PIXEL = 1 / 12  # second moment of a unit square about its centre
+
+
+@dataclass(frozen=True)
+class ObjectSums:
+    """Sums over the pixels of N objects, or of parts of them."""
+
+    boxes: NDArray[np.int64]
+    """(N, 4) y0 x0 y1 x1."""
+    areas: NDArray[np.int64]
+    """(N,) pixels."""
+    moments: NDArray[np.int64]
+    """(N, 5) of y, x, y², x² and xy, from the corner of the object's box."""
+    values: NDArray[np.float64]
+    """(N, C) of each channel, in the file's own units."""
+    squares: NDArray[np.float64]
+    """(N, C)."""
+
 
 def measure_objects(instances: InstanceMap, pixels: Pixels, n: int) -> ObjectMeasures:
     """Measure objects 1..n of an (H, W) map over the (H, W, C) image that it was predicted from."""
+    sums = sum_objects(instances, pixels, n)
+    return measures_of(sums, encode_masks(instances, sums.boxes), *instances.shape)
+
+
+def sum_objects(
+    instances: InstanceMap, pixels: Pixels, n: int, corner: tuple[int, int] = (0, 0)
+) -> ObjectSums:
+    """The sums of objects 1..n of an (H, W) map over the (H, W, C) pixels below it.
+
+    Args:
+        corner: where in the image the map begins; only boxes know it.
+    """
     height, width = instances.shape
+    boxes = _boxes(instances, n)
     flat = np.flatnonzero(instances)
     owner = instances.ravel()[flat] - 1
     y, x = np.divmod(flat, width)
-    areas = np.bincount(owner, minlength=n)
-    centroids = np.stack([_mean(owner, y, areas), _mean(owner, x, areas)], axis=1)
-    major, minor, eccentricity = _ellipses(owner, y, x, areas, centroids)
-    values = pixels.reshape(height * width, -1)[flat].astype(np.float64)
-    means = np.stack([_mean(owner, channel, areas) for channel in values.T], axis=1)
-    spread = (values - means[owner]) ** 2
-    variances = np.stack([_mean(owner, channel, areas) for channel in spread.T], axis=1)
-    boxes = _boxes(instances, n)
-    touches = (boxes[:, :2] == 0).any(1) | (boxes[:, 2:] == (height, width)).any(1)
-    return ObjectMeasures(
-        boxes=boxes,
-        centroids=centroids,
-        areas=areas,
-        major_axes=major,
-        minor_axes=minor,
-        eccentricities=eccentricity,
-        intensity_means=means.astype(np.float32),
-        intensity_stds=np.sqrt(variances).astype(np.float32),
-        truncated=touches,
-        rles=[_rle(instances, box, i + 1) for i, box in enumerate(boxes)],
+    y -= boxes[owner, 0]
+    x -= boxes[owner, 1]
+    products = (y, x, y * y, x * x, y * x)
+    found = pixels.reshape(height * width, -1)[flat].astype(np.float64)
+    channels = found.shape[1]
+    return ObjectSums(
+        boxes=boxes + np.tile(np.array(corner), 2),
+        areas=np.bincount(owner, minlength=n).astype(np.int64),
+        # As doubles they are exact up to 2^53, which a region's sums never reach.
+        moments=_stack([np.bincount(owner, p, n) for p in products], n, 5).astype(np.int64),
+        values=_stack([np.bincount(owner, c, n) for c in found.T], n, channels),
+        squares=_stack([np.bincount(owner, c * c, n) for c in found.T], n, channels),
     )
 
 
-def _mean(
-    owner: NDArray[np.int32], values: NDArray[np.generic], areas: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """(P,) values → (N,) their mean over each object."""
-    return np.bincount(owner, values, minlength=len(areas)) / np.maximum(areas, 1)
+def measures_of(sums: ObjectSums, rles: list[str], height: int, width: int) -> ObjectMeasures:
+    """What the sums of whole objects say, in an image of this size.
+
+    Args:
+        rles: COCO compressed RLE of each object's mask over its box.
+    """
+    areas = np.maximum(sums.areas, 1)[:, None]
+    mean = sums.moments.astype(np.float64) / areas
+    major, minor, eccentricity = _ellipses(mean)
+    values = sums.values / areas
+    # Rounding may take a variance of nothing below it.
+    variances = np.maximum(sums.squares / areas - values**2, 0)
+    boxes = sums.boxes
+    touches = (boxes[:, :2] == 0).any(1) | (boxes[:, 2:] == (height, width)).any(1)
+    return ObjectMeasures(
+        boxes=boxes.astype(np.int32),
+        centroids=boxes[:, :2] + mean[:, :2],
+        areas=sums.areas,
+        major_axes=major,
+        minor_axes=minor,
+        eccentricities=eccentricity,
+        intensity_means=values.astype(np.float32),
+        intensity_stds=np.sqrt(variances).astype(np.float32),
+        truncated=touches,
+        rles=rles,
+    )
+
+
+def encode_masks(
+    instances: InstanceMap,
+    boxes: NDArray[np.int64],
+    corner: tuple[int, int] = (0, 0),
+    chosen: NDArray[np.int64] | None = None,
+) -> list[str]:
+    """COCO compressed RLE of objects 1..N of an (H, W) map, each over its box.
+
+    `pycocotools.mask.decode` takes one with the box's size.
+
+    Args:
+        boxes: (N, 4), in the image.
+        corner: where in the image the map begins.
+        chosen: only these objects; by default all.
+    """
+    y, x = corner
+    rles = []
+    for label in range(1, len(boxes) + 1) if chosen is None else chosen:
+        y0, x0, y1, x1 = boxes[label - 1]
+        window = instances[y0 - y : y1 - y, x0 - x : x1 - x]
+        mask = np.asfortranarray(window == label, dtype=np.uint8)
+        counts: bytes = coco_mask.encode(mask)["counts"]
+        rles.append(counts.decode("ascii"))
+    return rles
 
 
 def _ellipses(
-    owner: NDArray[np.int32],
-    y: NDArray[np.int64],
-    x: NDArray[np.int64],
-    areas: NDArray[np.int64],
-    centroids: NDArray[np.float64],
+    mean: NDArray[np.float64],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Major axis, minor axis and eccentricity, (N,) each."""
-    dy, dx = y - centroids[owner, 0], x - centroids[owner, 1]
-    pixel = 1 / 12  # second moment of a unit square about its centre
-    yy = _mean(owner, dy * dy, areas) + pixel
-    xx = _mean(owner, dx * dx, areas) + pixel
-    xy = _mean(owner, dy * dx, areas)
+    """(N, 5) means of y, x, y², x², xy → major axis, minor axis and eccentricity, (N,) each."""
+    y, x, squares_y, squares_x, product = mean.T
+    yy, xx, xy = squares_y - y * y + _PIXEL, squares_x - x * x + _PIXEL, product - y * x
     middle, half = (yy + xx) / 2, np.sqrt(((yy - xx) / 2) ** 2 + xy**2)
     large, small = middle + half, np.maximum(middle - half, 0)
-    eccentricity = np.sqrt(1 - small / large)
+    eccentricity = np.sqrt(1 - small / np.maximum(large, _PIXEL))
     return (
         (4 * np.sqrt(large)).astype(np.float32),
         (4 * np.sqrt(small)).astype(np.float32),
@@ -71,8 +139,8 @@ def _ellipses(
     )
 
 
-def _boxes(instances: InstanceMap, n: int) -> NDArray[np.int32]:
-    boxes = np.zeros((n, 4), np.int32)
+def _boxes(instances: InstanceMap, n: int) -> NDArray[np.int64]:
+    boxes = np.zeros((n, 4), np.int64)
     for i, window in enumerate(ndimage.find_objects(instances, max_label=n)):
         if window is not None:
             rows, columns = window
@@ -80,9 +148,6 @@ def _boxes(instances: InstanceMap, n: int) -> NDArray[np.int32]:
     return boxes
 
 
-def _rle(instances: InstanceMap, box: NDArray[np.int32], object_id: int) -> str:
-    """COCO compressed RLE over the box; `pycocotools.mask.decode` takes it with the box's size."""
-    y0, x0, y1, x1 = box
-    mask = np.asfortranarray(instances[y0:y1, x0:x1] == object_id, dtype=np.uint8)
-    counts: bytes = coco_mask.encode(mask)["counts"]
-    return counts.decode("ascii")
+def _stack(columns: list[NDArray[np.float64]], n: int, width: int) -> NDArray[np.float64]:
+    """Columns side by side, (N, width)."""
+    return np.stack(columns, axis=1) if columns else np.zeros((n, width))

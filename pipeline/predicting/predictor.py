@@ -6,7 +6,7 @@ files, tables, Ray.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +15,36 @@ from pipeline.config import NormalizeSettings, RegionSettings
 from pipeline.images.normalize import match_channels, measure_range, normalize
 from pipeline.predicting.engine import TorchEngine
 from pipeline.predicting.regions import Region, cut_regions
-from pipeline.records import Maps, Pixels
+from pipeline.records import Box, Maps, Pixels
+
+
+@dataclass
+class _Canvas:
+    """The maps of a core on their way."""
+
+    pixels: NDArray[np.float32]
+    """(H, W, C) of the image from `corner` on."""
+    corner: tuple[int, int]
+    core: Box
+    size: tuple[int, int]
+    """Height and width of the image."""
+    maps: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+    """(H, W) of the core each."""
+
+    def paste(self, name: str, plane: NDArray[np.uint8], region: Region) -> None:
+        """The core of a region, from the map of what it has read."""
+        core, read = region.core, region.read
+        shape = (self.core.y1 - self.core.y0, self.core.x1 - self.core.x0)
+        whole = self.maps.setdefault(name, np.empty(shape, np.uint8))
+        whole[
+            core.y0 - self.core.y0 : core.y1 - self.core.y0,
+            core.x0 - self.core.x0 : core.x1 - self.core.x0,
+        ] = plane[core.y0 - read.y0 : core.y1 - read.y0, core.x0 - read.x0 : core.x1 - read.x0]
 
 
 @dataclass(frozen=True)
 class _Task:
-    image: int
+    canvas: _Canvas
     region: Region
 
 
@@ -50,34 +74,72 @@ class Predictor:
 
     def predict(self, images: Sequence[NDArray[np.float32]]) -> list[Maps]:
         """Prepared images (H, W, C) → their maps (H, W)."""
-        maps: list[dict[str, NDArray[np.uint8]]] = [{} for _ in images]
-        for batch in self._batches(images):
-            outputs = self.engine(np.stack([self._read(images[t.image], t.region) for t in batch]))
-            for i, task in enumerate(batch):
-                shape = images[task.image].shape[:2]
-                for name, plane in outputs.items():
-                    whole = maps[task.image].setdefault(name, np.empty(shape, np.uint8))
-                    _paste_core(whole, plane[i], task.region)
-        return list(maps)
+        wholes = [
+            _Canvas(image, (0, 0), Box(0, 0, *image.shape[:2]), image.shape[:2]) for image in images
+        ]
+        self._predict(wholes)
+        return [whole.maps for whole in wholes]
 
-    def _batches(self, images: Sequence[NDArray[np.float32]]) -> Iterator[list[_Task]]:
+    def window(self, core: Box, height: int, width: int) -> Box:
+        """What has to be read so that the maps of a core are those of the whole image."""
+        read = [region.read for region in self._regions(height, width, core)]
+        return Box(
+            min(box.y0 for box in read),
+            min(box.x0 for box in read),
+            max(box.y1 for box in read),
+            max(box.x1 for box in read),
+        )
+
+    def predict_core(
+        self,
+        pixels: NDArray[np.float32],
+        corner: tuple[int, int],
+        core: Box,
+        size: tuple[int, int],
+    ) -> Maps:
+        """The maps (H, W) of a core of a larger image, whose sides are at sides of regions.
+
+        Args:
+            pixels: (H, W, C) of `window`, prepared, which begin at `corner`.
+            size: height and width of the image.
+        """
+        canvas = _Canvas(pixels, corner, core, size)
+        self._predict([canvas])
+        return canvas.maps
+
+    def side_of_parts(self) -> int:
+        """Pixels of the parts of a large image: whole regions."""
+        region = -(-self.regions.size // self.engine.stride) * self.engine.stride
+        return -(-self.regions.spread // region) * region
+
+    def _predict(self, canvases: Sequence[_Canvas]) -> None:
+        for batch in self._batches(canvases):
+            outputs = self.engine(np.stack([self._read(task) for task in batch]))
+            for i, task in enumerate(batch):
+                for name, plane in outputs.items():
+                    task.canvas.paste(name, plane[i], task.region)
+
+    def _regions(self, height: int, width: int, core: Box) -> Iterator[Region]:
         halo = self.engine.context if self.regions.halo is None else self.regions.halo
+        yield from cut_regions(
+            height, width, size=self.regions.size, halo=halo, stride=self.engine.stride, within=core
+        )
+
+    def _batches(self, canvases: Sequence[_Canvas]) -> Iterator[list[_Task]]:
         stride = self.engine.stride
         alike: defaultdict[tuple[int, int], list[_Task]] = defaultdict(list)
-        for index, image in enumerate(images):
-            for region in cut_regions(
-                *image.shape[:2], size=self.regions.size, halo=halo, stride=stride
-            ):
-                alike[_padded(region, stride)].append(_Task(index, region))
+        for canvas in canvases:
+            for region in self._regions(*canvas.size, canvas.core):
+                alike[_padded(region, stride)].append(_Task(canvas, region))
         for (height, width), tasks in alike.items():
             length = max(1, self.regions.batch_pixels // (height * width))
             for start in range(0, len(tasks), length):
                 yield tasks[start : start + length]
 
-    def _read(self, image: NDArray[np.float32], region: Region) -> NDArray[np.float32]:
-        box = region.read
-        height, width = _padded(region, self.engine.stride)
-        window = image[box.y0 : box.y1, box.x0 : box.x1]
+    def _read(self, task: _Task) -> NDArray[np.float32]:
+        box, (y, x) = task.region.read, task.canvas.corner
+        height, width = _padded(task.region, self.engine.stride)
+        window = task.canvas.pixels[box.y0 - y : box.y1 - y, box.x0 - x : box.x1 - x]
         below, right = height - window.shape[0], width - window.shape[1]
         # As the network itself pads, so that sharing a batch changes nothing.
         return np.pad(window, ((0, below), (0, right), (0, 0)), mode="edge")
@@ -89,10 +151,3 @@ def _padded(region: Region, stride: int) -> tuple[int, int]:
         -(-(box.y1 - box.y0) // stride) * stride,
         -(-(box.x1 - box.x0) // stride) * stride,
     )
-
-
-def _paste_core(whole: NDArray[np.uint8], plane: NDArray[np.uint8], region: Region) -> None:
-    core, read = region.core, region.read
-    whole[core.y0 : core.y1, core.x0 : core.x1] = plane[
-        core.y0 - read.y0 : core.y1 - read.y0, core.x0 - read.x0 : core.x1 - read.x0
-    ]

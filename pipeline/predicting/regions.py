@@ -21,17 +21,21 @@ class Region:
     """What it looks at: the core and its halo, inside the image."""
 
 
-def cut_regions(height: int, width: int, *, size: int, halo: int, stride: int) -> Iterator[Region]:
+def cut_regions(
+    height: int, width: int, *, size: int, halo: int, stride: int, within: Box | None = None
+) -> Iterator[Region]:
     """Regions of an image, row by row. An image that fits in one core is one region.
 
     Args:
         size: side of a core in pixels; rounded up to a multiple of `stride`.
         halo: least pixels read around a core; rounded up likewise.
         stride: the network's.
+        within: only those whose core begins in here; by default all.
     """
     size, halo = _round_up(size, stride), _round_up(halo, stride)
-    for y0 in range(0, height, size):
-        for x0 in range(0, width, size):
+    part = within or Box(0, 0, height, width)
+    for y0 in range(_round_up(part.y0, size), part.y1, size):
+        for x0 in range(_round_up(part.x0, size), part.x1, size):
             core = Box(y0, x0, min(y0 + size, height), min(x0 + size, width))
             read = Box(
                 max(core.y0 - halo, 0),

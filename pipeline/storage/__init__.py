@@ -8,6 +8,8 @@ backend's own chain (environment, profile, role), never from settings.
     faults.py      what a backend raises → one of our errors, in one line
     retrying.py    which of them are tried again, and how long
     files.py       read, write, look up and remove
+    ranges.py      parts of files
+    streams.py     files that are written as their content comes
     exclusive.py   create a file, with one winner
     unfinished.py  what local writes that never ended have left
     listing.py     everything below a folder or prefix; s3_listing.py, local_listing.py: how
@@ -28,6 +30,8 @@ from pipeline.storage.files import (
     write_bytes,
 )
 from pipeline.storage.listing import list_files, list_names, list_paths, walk
+from pipeline.storage.ranges import open_seekable, read_ranges
+from pipeline.storage.streams import open_output
 from pipeline.storage.unfinished import unfinished_files
 from pipeline.storage.uris import absolute, content_hash, join, name_of
 
@@ -46,7 +50,10 @@ __all__ = [
     "list_paths",
     "make_folder",
     "name_of",
+    "open_output",
+    "open_seekable",
     "read_bytes",
+    "read_ranges",
     "remove",
     "remove_folder",
     "remove_many",

@@ -84,10 +84,8 @@ def _write_local(path: str, data: bytes) -> None:
 @contextlib.contextmanager
 def temporary_beside(path: str, data: bytes) -> Iterator[str]:
     """A local file with the data, in the folder of `path`; gone afterwards unless moved away."""
-    folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    # The temporary name begins with a dot: globs and listings pass it over.
-    temporary = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}"
+    temporary = temporary_name(path)
+    os.makedirs(os.path.dirname(temporary), exist_ok=True)
     try:
         with open(temporary, "xb") as file:
             file.write(data)
@@ -95,6 +93,12 @@ def temporary_beside(path: str, data: bytes) -> Iterator[str]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def temporary_name(path: str) -> str:
+    """Beside `path`; it begins with a dot, so that globs and listings pass it over."""
+    folder, name = os.path.split(path)
+    return f"{folder}/.{name}.{uuid.uuid4().hex[:8]}"
 
 
 def exists(uri: str) -> bool:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +16,14 @@ ROW_GROUP = 128 * 1024
 def to_parquet(table: pa.Table, row_group: int = ROW_GROUP) -> bytes:
     """A table as the bytes of a Parquet file, with checksums by which bit rot is found."""
     sink = io.BytesIO()
-    pq.write_table(
-        table, sink, compression="zstd", row_group_size=row_group, write_page_checksum=True
-    )
+    with parquet_writer(sink, table.schema) as writer:
+        writer.write_table(table, row_group)
     return sink.getvalue()
+
+
+def parquet_writer(sink: IO[bytes], schema: pa.Schema) -> pq.ParquetWriter:
+    """Writes tables, each as row groups of its own."""
+    return pq.ParquetWriter(sink, schema, compression="zstd", write_page_checksum=True)
 
 
 def from_parquet(data: bytes, schema: pa.Schema | None = None) -> pa.Table:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DatasetError
-from pipeline.records import Box, InstanceMap, Segmentation, SemanticMap
+from pipeline.records import Box, InstanceMap, SemanticMap
 
 TILE = 2048
 """Side of a tile, in pixels."""
@@ -22,13 +22,24 @@ _MOST_OBJECTS = 2**16 - 1  # that a 16-bit label can name, beside 0
 _FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
 
-def encode_tiles(segmentation: Segmentation) -> Iterator[dict[str, Any]]:
-    """Rows of the masks table, without the columns that name the image and the shard."""
-    height, width = segmentation.semantic.shape
+def encode_tiles(
+    semantic: SemanticMap, instances: InstanceMap, n: int, corner: tuple[int, int] = (0, 0)
+) -> Iterator[dict[str, Any]]:
+    """Rows of the masks table, without the columns that name the image and the shard.
+
+    Args:
+        semantic: (H, W), as `instances`, of an image or of a part of it.
+        n: objects are numbered from 1 to this.
+        corner: where in the image the part begins.
+    """
+    height, width = semantic.shape
     for y0 in range(0, height, TILE):
         for x0 in range(0, width, TILE):
             box = Box(y0, x0, min(y0 + TILE, height), min(x0 + TILE, width))
-            yield from _encode_tile(segmentation, box)
+            for row in _encode_tile(semantic, instances, n, box):
+                y, x = corner
+                moved = Box(row["y0"] + y, row["x0"] + x, row["y1"] + y, row["x1"] + x)
+                yield row | moved._asdict()
 
 
 def decode_tiles(
@@ -45,24 +56,39 @@ def decode_tiles(
     return semantic, instances
 
 
-def _encode_tile(segmentation: Segmentation, box: Box) -> Iterator[dict[str, Any]]:
+def repaint_tile(row: Mapping[str, Any], classes: Mapping[int, int]) -> dict[str, Any]:
+    """A row of the masks table with the pixels of some of its objects of another class.
+
+    Args:
+        classes: object, as the row names it → class id.
+    """
+    semantic, labels = _from_png(row["semantic"]), _from_png(row["instances"])
+    for label, name in enumerate(row["object_ids"], 1):
+        if name in classes:
+            semantic[labels == label] = classes[name]
+    return {**row, "semantic": _to_png(semantic)}
+
+
+def _encode_tile(
+    semantic: SemanticMap, instances: InstanceMap, n: int, box: Box
+) -> Iterator[dict[str, Any]]:
     window = (slice(box.y0, box.y1), slice(box.x0, box.x1))
-    tile = segmentation.instances[window]
+    tile = instances[window]
     object_ids: NDArray[np.integer[Any]]
     labels: NDArray[np.integer[Any]]
-    if tile.shape == segmentation.instances.shape:
-        object_ids, labels = np.arange(1, len(segmentation.class_ids) + 1), tile
+    if tile.shape == instances.shape:
+        object_ids, labels = np.arange(1, n + 1), tile
     else:
         present = np.unique(tile)
         object_ids = present[present > 0]
         labels = np.where(tile > 0, np.searchsorted(object_ids, tile) + 1, 0)
     if len(object_ids) > _MOST_OBJECTS:
         for quarter in _quarters(box):
-            yield from _encode_tile(segmentation, quarter)
+            yield from _encode_tile(semantic, instances, n, quarter)
         return
     yield {
         **box._asdict(),
-        "semantic": _to_png(segmentation.semantic[window]),
+        "semantic": _to_png(semantic[window]),
         "instances": _to_png(labels.astype(np.uint16)),
         "object_ids": object_ids.tolist(),
     }

@@ -12,9 +12,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline import storage
-from pipeline.records import Classes, PredictedImage, Reject, reported
+from pipeline.records import (
+    Classes,
+    ObjectMeasures,
+    PredictedImage,
+    Reject,
+    SourceImage,
+    reported,
+)
 from pipeline.tables.files import to_parquet
 from pipeline.tables.layout import record_file, shard_file
 from pipeline.tables.masks import encode_tiles
@@ -51,10 +59,10 @@ def commit_shard(
     """
     tables = {
         "objects": objects_table(images, classes, provenance),
-        "counts": _table(_count_rows(images, classes), COUNTS, provenance),
-        "masks": _table(_mask_rows(images), MASKS, provenance),
-        "rejects": _table(_reject_rows(rejects), REJECTS, provenance),
-        "images": _table(_image_rows(images, provenance), IMAGES, provenance),
+        "counts": with_provenance(_count_rows(images, classes), COUNTS, provenance),
+        "masks": with_provenance(_mask_rows(images), MASKS, provenance),
+        "rejects": with_provenance(reject_rows(rejects), REJECTS, provenance),
+        "images": with_provenance(_image_rows(images, provenance), IMAGES, provenance),
     }
     sources = [image.source for image in images] + [reject.source for reject in rejects]
     record = record_of(sorted(sources, key=lambda source: source.uri))
@@ -100,21 +108,37 @@ def objects_table(
     images: Sequence[PredictedImage], classes: Classes, provenance: Provenance
 ) -> pa.Table:
     """A row an object; built by columns, since there are many."""
-    names = {spec.id: spec.name for spec in classes}
-    parts = [_object_columns(image, names, provenance.shard) for image in images]
+    parts = []
+    for image in images:
+        found = image.segmentation
+        ids = np.arange(1, len(found.class_ids) + 1)
+        key = (image.source.image_id, provenance.shard)
+        parts.append(object_rows(key, ids, found.class_ids, found.scores, image.measures, classes))
     return pa.concat_tables([OBJECTS.empty_table(), *parts]).combine_chunks()
 
 
-def _object_columns(image: PredictedImage, names: dict[int, str], shard: str) -> pa.Table:
-    measures, found = image.measures, image.segmentation
-    n = len(found.class_ids)
+def object_rows(
+    key: tuple[str, str],
+    object_ids: NDArray[np.int64],
+    class_ids: NDArray[np.integer[Any]],
+    scores: NDArray[np.float32],
+    measures: ObjectMeasures,
+    classes: Classes,
+) -> pa.Table:
+    """Rows of the objects table.
+
+    Args:
+        key: the image and the shard.
+    """
+    names = {spec.id: spec.name for spec in classes}
+    n = len(class_ids)
     columns = {
-        "image_id": [image.source.image_id] * n,
-        "object_id": np.arange(1, n + 1),
-        "class_id": found.class_ids.astype(np.int32),
-        "class_name": [names[int(class_id)] for class_id in found.class_ids],
-        "score": found.scores,
-        **{key: measures.boxes[:, i] for i, key in enumerate(("y0", "x0", "y1", "x1"))},
+        "image_id": [key[0]] * n,
+        "object_id": object_ids,
+        "class_id": class_ids.astype(np.int32),
+        "class_name": [names[int(class_id)] for class_id in class_ids],
+        "score": scores,
+        **{name: measures.boxes[:, i] for i, name in enumerate(("y0", "x0", "y1", "x1"))},
         "centroid_y": measures.centroids[:, 0],
         "centroid_x": measures.centroids[:, 1],
         "area": measures.areas,
@@ -125,31 +149,48 @@ def _object_columns(image: PredictedImage, names: dict[int, str], shard: str) ->
         "intensity_std": list(measures.intensity_stds),
         "truncated": measures.truncated,
         "rle": measures.rles,
-        "shard": [shard] * n,
+        "shard": [key[1]] * n,
     }
     return pa.table([pa.array(columns[f.name], f.type) for f in OBJECTS], OBJECTS)
+
+
+@dataclass(frozen=True)
+class ClassTotals:
+    """Sums over one image, by class id: (256,) each."""
+
+    pixels: NDArray[np.int64]
+    objects: NDArray[np.int64]
+    areas: NDArray[np.int64]
+    """Pixels of the objects."""
+
+
+def count_rows(source: SourceImage, totals: ClassTotals, classes: Classes) -> Rows:
+    """Rows of the counts table of one image."""
+    return [
+        {
+            "image_id": source.image_id,
+            "uri": source.uri,
+            "class_id": spec.id,
+            "class_name": spec.name,
+            "n_objects": int(totals.objects[spec.id]) if spec.kind == "thing" else None,
+            "object_area": int(totals.areas[spec.id]) if spec.kind == "thing" else None,
+            "pixels": int(totals.pixels[spec.id]),
+        }
+        for spec in reported(classes)
+    ]
 
 
 def _count_rows(images: Iterable[PredictedImage], classes: Classes) -> Rows:
     rows: Rows = []
     for image in images:
         found = image.segmentation
-        pixels = np.bincount(found.semantic.ravel(), minlength=256)
-        objects = np.bincount(found.class_ids, minlength=256)
         areas = np.bincount(found.class_ids, image.measures.areas, minlength=256)
-        for spec in reported(classes):
-            counted = spec.kind == "thing"
-            rows.append(
-                {
-                    "image_id": image.source.image_id,
-                    "uri": image.source.uri,
-                    "class_id": spec.id,
-                    "class_name": spec.name,
-                    "n_objects": int(objects[spec.id]) if counted else None,
-                    "object_area": int(areas[spec.id]) if counted else None,
-                    "pixels": int(pixels[spec.id]),
-                }
-            )
+        totals = ClassTotals(
+            pixels=np.bincount(found.semantic.ravel(), minlength=256),
+            objects=np.bincount(found.class_ids, minlength=256),
+            areas=areas.astype(np.int64),
+        )
+        rows += count_rows(image.source, totals, classes)
     return rows
 
 
@@ -157,11 +198,16 @@ def _mask_rows(images: Iterable[PredictedImage]) -> Rows:
     return [
         {"image_id": image.source.image_id, **tile}
         for image in images
-        for tile in encode_tiles(image.segmentation)
+        for tile in encode_tiles(
+            image.segmentation.semantic,
+            image.segmentation.instances,
+            len(image.segmentation.class_ids),
+        )
     ]
 
 
-def _reject_rows(rejects: Iterable[Reject]) -> Rows:
+def reject_rows(rejects: Iterable[Reject]) -> Rows:
+    """Rows of the rejects table."""
     return [
         {
             "uri": reject.source.uri,
@@ -174,24 +220,31 @@ def _reject_rows(rejects: Iterable[Reject]) -> Rows:
     ]
 
 
+def image_row(
+    source: SourceImage, shape: tuple[int, int, int], n_objects: int, provenance: Provenance
+) -> dict[str, Any]:
+    """A row of the images table."""
+    return {
+        "image_id": source.image_id,
+        "uri": source.uri,
+        "version": source.version,
+        "height": shape[0],
+        "width": shape[1],
+        "channels": shape[2],
+        "n_objects": n_objects,
+        "model": provenance.model,
+        "predicted_at": datetime.now(UTC),
+    }
+
+
 def _image_rows(images: Iterable[PredictedImage], provenance: Provenance) -> Rows:
-    now = datetime.now(UTC)
     return [
-        {
-            "image_id": image.source.image_id,
-            "uri": image.source.uri,
-            "version": image.source.version,
-            "height": image.shape[0],
-            "width": image.shape[1],
-            "channels": image.shape[2],
-            "n_objects": len(image.segmentation.class_ids),
-            "model": provenance.model,
-            "predicted_at": now,
-        }
+        image_row(image.source, image.shape, len(image.segmentation.class_ids), provenance)
         for image in images
     ]
 
 
-def _table(rows: Rows, schema: pa.Schema, provenance: Provenance) -> pa.Table:
+def with_provenance(rows: Rows, schema: pa.Schema, provenance: Provenance) -> pa.Table:
+    """Rows as a table, with the columns that say where they come from."""
     common = {"shard": provenance.shard, "run": provenance.run}
     return pa.Table.from_pylist([common | row for row in rows], schema)

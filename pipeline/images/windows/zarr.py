@@ -1,0 +1,198 @@
+"""Windows of an OME-Zarr image, 0.4 (Zarr 2) and 0.5 (Zarr 3): only the chunks that they touch.
+
+A chunk that is not there holds the fill value, as Zarr means it; one that can't be decoded is
+damage. Chunks come through our own door.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.abc.store import (
+    ByteRequest,
+    OffsetByteRequest,
+    RangeByteRequest,
+    Store,
+    SuffixByteRequest,
+)
+from zarr.core.buffer import Buffer, BufferPrototype
+
+from pipeline import storage
+from pipeline.errors import MissingError, RejectError, StorageError
+from pipeline.images.windows.levels import Level, LevelChoice, choose_level
+from pipeline.records import Box, Pixels
+
+_MICRONS = {
+    "micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6,
+    "angstrom": 1e-4,
+}  # fmt: skip
+
+
+class ZarrWindows:
+    """One level of an OME-Zarr image."""
+
+    def __init__(self, array: Any, axes: str) -> None:
+        """Use `open_zarr`.
+
+        Args:
+            axes: a letter an axis: c, y and x, and others of length 1.
+        """
+        self.array = array
+        self.axes = axes
+        sizes = dict(zip(axes, array.shape, strict=True))
+        self._shape = sizes["y"], sizes["x"], sizes.get("c", 1)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self._shape
+
+    def read(self, box: Box) -> Pixels:
+        wanted = {"y": slice(box.y0, box.y1), "x": slice(box.x0, box.x1), "c": slice(None)}
+        index = tuple(wanted.get(axis, 0) for axis in self.axes)
+        try:
+            found = np.asarray(self.array[index])
+        except (StorageError, RejectError):
+            raise
+        except Exception as error:  # codecs have no common base for what damaged bytes do
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RejectError("corrupt", f"damaged Zarr: {reason[:200]}") from error
+        kept = [axis for axis in self.axes if axis in "cyx"]
+        if "c" not in kept:
+            return found[..., None]
+        return np.ascontiguousarray(np.moveaxis(found, kept.index("c"), -1))
+
+
+def open_zarr(uri: str, choice: LevelChoice) -> ZarrWindows:
+    """The chosen level of an image.
+
+    Raises:
+        RejectError: it is no OME-Zarr image of one plane with channels, or has no such level.
+        StorageError: the store did not give it.
+    """
+    store = _DoorStore(uri)
+    try:
+        group = zarr.open_group(store, mode="r")
+        described = dict(group.attrs)
+        multiscale = described.get("ome", described)["multiscales"][0]
+        axes = _axes(multiscale)
+        paths = [entry["path"] for entry in multiscale["datasets"]]
+        arrays = [group[path] for path in paths]
+        levels = [
+            _level(array.shape, axes, entry, multiscale)
+            for array, entry in zip(arrays, multiscale["datasets"], strict=True)
+        ]
+        array = arrays[choose_level(levels, choice)]
+    except (StorageError, RejectError):
+        raise
+    except Exception as error:  # whatever a JSON may hold that is not what it should be
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RejectError("corrupt", f"is no OME-Zarr image: {reason[:200]}") from error
+    for axis, length in zip(axes, array.shape, strict=True):
+        if axis not in "cyx" and length > 1:
+            raise RejectError(
+                "layout",
+                f"is a stack of shape {array.shape} with axes {axes}; one plane an image is "
+                "supported",
+            )
+    return ZarrWindows(array, axes)
+
+
+def _axes(multiscale: dict[str, Any]) -> str:
+    axes = "".join(a["name"] if isinstance(a, dict) else a for a in multiscale["axes"])
+    if not {"y", "x"} <= set(axes) or len(set(axes)) != len(axes):
+        raise RejectError("layout", f"has axes {axes}, which do not say where y and x are")
+    return axes
+
+
+def _level(
+    shape: tuple[int, ...], axes: str, entry: dict[str, Any], multiscale: dict[str, Any]
+) -> Level:
+    sizes = dict(zip(axes, shape, strict=True))
+    unit = next(
+        (a.get("unit") for a in multiscale["axes"] if isinstance(a, dict) and a["name"] == "x"),
+        None,
+    )
+    scale = 1.0
+    known = False
+    for step in [
+        *entry.get("coordinateTransformations", ()),
+        *multiscale.get("coordinateTransformations", ()),
+    ]:
+        if step.get("type") == "scale":
+            scale *= float(step["scale"][axes.index("x")])
+            known = True
+    microns = _MICRONS.get(str(unit))
+    return Level(sizes["y"], sizes["x"], scale * microns if known and microns else None)
+
+
+class _DoorStore(Store):
+    """Zarr's view of a folder behind our door: read only, with our credentials and retries."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(read_only=True)
+        self.uri = uri
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        data = await asyncio.to_thread(self._read, key, byte_range)
+        return None if data is None else prototype.buffer.from_bytes(data)
+
+    def _read(self, key: str, part: ByteRequest | None) -> bytes | None:
+        uri = storage.join(self.uri, key)
+        try:
+            if part is None:
+                return storage.read_bytes(uri)
+            if isinstance(part, RangeByteRequest):
+                return storage.read_ranges(uri, [(part.start, part.end - part.start)])[0]
+            found = storage.stat(uri)
+            if found is None:
+                return None
+            if isinstance(part, SuffixByteRequest):
+                start = max(found.size - part.suffix, 0)
+            else:
+                assert isinstance(part, OffsetByteRequest)
+                start = part.offset
+            return storage.read_ranges(uri, [(start, found.size - start)])[0]
+        except MissingError:
+            return None
+
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return [await self.get(key, prototype, part) for key, part in key_ranges]
+
+    async def exists(self, key: str) -> bool:
+        return await asyncio.to_thread(storage.exists, storage.join(self.uri, key))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _DoorStore) and other.uri == self.uri
+
+    @property
+    def supports_writes(self) -> bool:
+        return False
+
+    @property
+    def supports_deletes(self) -> bool:
+        return False
+
+    @property
+    def supports_listing(self) -> bool:
+        return False
+
+    async def set(self, key: str, value: Buffer) -> None:
+        raise NotImplementedError("images are only read")
+
+    async def delete(self, key: str) -> None:
+        raise NotImplementedError("images are only read")
+
+    def list(self) -> AsyncIterator[str]:
+        raise NotImplementedError("chunks are asked for by name")
+
+    def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        raise NotImplementedError("chunks are asked for by name")
+
+    def list_dir(self, prefix: str) -> AsyncIterator[str]:
+        raise NotImplementedError("chunks are asked for by name")

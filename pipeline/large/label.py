@@ -1,0 +1,212 @@
+"""The maps around a part → the part's objects, and what it says to its neighbours.
+
+An object that lies wholly in the part is a row already, but for its number. Of one that reaches
+a side behind which there is more image, the sums and the runs of its pixels are handed on.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.large.grid import Grid
+from pipeline.large.keeping import Keep, columns, one_row, rows
+from pipeline.methods.base import Ballot, Method, count_votes, paint
+from pipeline.methods.components import renumbered
+from pipeline.predicting.merging import runs_of
+from pipeline.predicting.objects import ObjectSums, encode_masks, measures_of, sum_objects
+from pipeline.predicting.stitch import Seams
+from pipeline.records import Box, InstanceMap, Maps, Pixels
+from pipeline.tables.masks import encode_tiles
+from pipeline.tables.schema import MASKS
+from pipeline.tables.shard import object_rows
+
+_LINES = ("top", "left", "right", "below")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Objects of a part that may go on in other parts."""
+
+    labels: NDArray[np.int64]
+    """(S,) in the part."""
+    sums: ObjectSums
+    votes: NDArray[np.int64]
+    """(S, 256) pixels that say each class."""
+    certainty: NDArray[np.int64]
+    """(S,) sum of 255 times the probability of each pixel."""
+    runs: list[NDArray[np.int32]]
+    """(R, 3) of each."""
+
+
+def label_part(
+    keep: Keep,
+    part: int,
+    grid: Grid,
+    method: Method,
+    maps: Maps,
+    window: Box,
+    scale: NDArray[np.int64],
+    pixels: Pixels,
+    key: tuple[str, str],
+) -> None:
+    """Label a part and keep what comes of it; done once this returns.
+
+    Args:
+        maps: (H, W) of the window around the part that `Method.halo` asks for.
+        pixels: (H, W, C) of the part.
+        key: the image and the shard.
+    """
+    core = grid.core(part)
+    labels = method.label(maps, scale)
+    y, x = core.y0 - window.y0, core.x0 - window.x0
+    inside = (slice(y, y + core.y1 - core.y0), slice(x, x + core.x1 - core.x0))
+    instances, n = renumbered(labels[inside])
+    seams = _seams(labels, labels[inside], instances, n, (y, x))
+    ballot = method.ballot({name: plane[inside] for name, plane in maps.items()})
+    votes = count_votes(instances, n, ballot)
+    class_ids = votes.argmax(1).astype(np.uint8)
+    semantic = paint(maps["class"][inside], instances, class_ids, method.classes)
+    sums = sum_objects(instances, pixels, n, core[:2])
+    cut = _cut_labels(instances, core, grid)
+    whole = np.setdiff1d(np.arange(1, n + 1), cut)
+    certainty = _certainty(instances, n, ballot)
+    keep.write(
+        "objects",
+        part,
+        object_rows(
+            key,
+            whole,
+            class_ids[whole - 1],
+            scores(certainty[whole - 1], sums.areas[whole - 1]),
+            measures_of(
+                chosen(sums, whole - 1),
+                encode_masks(instances, sums.boxes, core[:2], whole),
+                grid.height,
+                grid.width,
+            ),
+            method.classes,
+        ),
+    )
+    tiles = list(encode_tiles(semantic, instances, n, core[:2]))
+    keep.write(
+        "masks",
+        part,
+        pa.Table.from_pylist(
+            [{"image_id": key[0], "shard": key[1], **tile} for tile in tiles], MASKS
+        ),
+    )
+    runs = runs_of(instances, cut.tolist(), core[:2])
+    found = Cut(cut, chosen(sums, cut - 1), votes[cut - 1], certainty[cut - 1], runs)
+    keep.write("cut", part, _cut_table(found))
+    pixels_of = np.bincount(semantic.ravel(), minlength=256)
+    keep.write("seams", part, _seams_table(seams, pixels_of))
+
+
+def scores(certainty: NDArray[np.int64], areas: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Mean probability over each object."""
+    return (certainty / 255 / np.maximum(areas, 1)).astype(np.float32)
+
+
+def chosen(sums: ObjectSums, index: NDArray[np.int64]) -> ObjectSums:
+    """Those of some objects."""
+    return ObjectSums(
+        sums.boxes[index],
+        sums.areas[index],
+        sums.moments[index],
+        sums.values[index],
+        sums.squares[index],
+    )
+
+
+def read_seams(keep: Keep, part: int) -> tuple[Seams, NDArray[np.int64]]:
+    """What a part says to its neighbours, and its pixels of each class (256,)."""
+    row = keep.read("seams", part).to_pylist()[0]
+    lines = {name: np.array(row[name], np.int32) for name in _LINES}
+    return Seams(row["n"], **lines), np.array(row["pixels"], np.int64)
+
+
+def read_cut(keep: Keep, part: int) -> Cut:
+    """The objects of a part that may go on in others."""
+    table = keep.read("cut", part)
+    n = table.num_rows
+    sparse = np.zeros((n, 256), np.int64)
+    for i, found in enumerate(table["votes"].to_pylist()):
+        sparse[i, [key for key, _ in found]] = [count for _, count in found]
+    return Cut(
+        table["label"].to_numpy(),
+        ObjectSums(
+            rows(table, "boxes"),
+            table["area"].to_numpy(),
+            rows(table, "moments"),
+            rows(table, "values"),
+            rows(table, "squares"),
+        ),
+        sparse,
+        table["certainty"].to_numpy(),
+        [np.frombuffer(data, np.int32).reshape(-1, 3) for data in table["runs"].to_pylist()],
+    )
+
+
+def _cut_table(cut: Cut) -> pa.Table:
+    sums = cut.sums
+    found = columns(
+        {
+            "label": cut.labels,
+            "boxes": sums.boxes,
+            "area": sums.areas,
+            "moments": sums.moments,
+            "values": sums.values,
+            "squares": sums.squares,
+            "certainty": cut.certainty,
+        }
+    )
+    votes = [[(int(k), int(row[k])) for k in np.flatnonzero(row)] for row in cut.votes]
+    found["votes"] = pa.array(votes, pa.map_(pa.int64(), pa.int64()))
+    found["runs"] = pa.array([runs.tobytes() for runs in cut.runs], pa.large_binary())
+    return pa.table(found)
+
+
+def _seams_table(seams: Seams, pixels: NDArray[np.int64]) -> pa.Table:
+    lines = [(name, getattr(seams, name).tolist(), pa.list_(pa.int32())) for name in _LINES]
+    counts = ("pixels", pixels.tolist(), pa.list_(pa.int64()))
+    return one_row([("n", seams.n, pa.int64()), *lines, counts])
+
+
+def _seams(
+    labels: InstanceMap,
+    inside: InstanceMap,
+    instances: InstanceMap,
+    n: int,
+    corner: tuple[int, int],
+) -> Seams:
+    """The lines along a core that lies at `corner` of a labelled window."""
+    numbers = np.full(int(labels.max(initial=0)) + 1, n + 1, np.int32)  # n + 1: not in the core
+    numbers[inside.ravel()] = instances.ravel()
+    numbers[0] = 0
+    (y, x), (height, width) = corner, instances.shape
+    right = numbers[labels[y : y + height, x + width : x + width + 1]].ravel()
+    below = numbers[labels[y + height : y + height + 1, max(x - 1, 0) : x + width + 1]].ravel()
+    if len(below):
+        missing = (int(x == 0), int(x + width == labels.shape[1]))
+        below = np.pad(below, missing)
+    return Seams(n, instances[0], instances[:, 0], right, below)
+
+
+def _cut_labels(instances: InstanceMap, core: Box, grid: Grid) -> NDArray[np.int64]:
+    """Labels at those sides of a part behind which there is more image."""
+    sides = [
+        instances[0] if core.y0 > 0 else None,
+        instances[:, 0] if core.x0 > 0 else None,
+        instances[-1] if core.y1 < grid.height else None,
+        instances[:, -1] if core.x1 < grid.width else None,
+    ]
+    found = [np.unique(side) for side in sides if side is not None]
+    labels = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
+    return labels[labels > 0].astype(np.int64)
+
+
+def _certainty(instances: InstanceMap, n: int, ballot: Ballot) -> NDArray[np.int64]:
+    total = np.bincount(instances.ravel(), ballot.certainty.ravel(), minlength=n + 1)[1:]
+    return total.astype(np.int64)

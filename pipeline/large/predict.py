@@ -1,0 +1,95 @@
+"""A window of a large image → the method's maps of a part."""
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.config import NormalizeSettings
+from pipeline.images.normalize import IntensityRange, match_channels, measure_range, normalize
+from pipeline.images.windows import WindowedImage
+from pipeline.large.grid import Grid
+from pipeline.large.keeping import Keep
+from pipeline.methods.base import Method
+from pipeline.predicting.predictor import Predictor
+from pipeline.records import Box, Maps, Pixels
+
+_SAMPLE = 1 << 24  # pixels that the intensities of an image are measured from
+_CELL = 512  # pixels, side of what is taken from a larger image
+
+
+def image_range(image: WindowedImage, channels: int, settings: NormalizeSettings) -> IntensityRange:
+    """What becomes 0 and 1, measured once for the image, so that its parts agree.
+
+    From all of its pixels, or where these are too many from cells spread evenly over it; which
+    ones depends on nothing but its size.
+
+    Raises:
+        RejectError: it is damaged, or has channels that the network does not take.
+    """
+    height, width, _ = image.shape
+    if height * width <= _SAMPLE:
+        pixels = image.read(Box(0, 0, height, width))
+    else:
+        cells = Grid(height, width, _CELL)
+        wanted = min(len(cells), _SAMPLE // _CELL**2)
+        chosen = np.linspace(0, len(cells) - 1, wanted).round().astype(int)
+        found = [image.read(cells.core(int(cell))) for cell in np.unique(chosen)]
+        pixels = np.concatenate([cell.reshape(-1, 1, cell.shape[-1]) for cell in found])
+    return measure_range(match_channels(pixels, channels), settings)
+
+
+def read_window(
+    image: WindowedImage, core: Box, predictor: Predictor
+) -> tuple[Pixels, tuple[int, int]]:
+    """The pixels that the maps of a core depend on, and where they begin."""
+    height, width, _ = image.shape
+    box = predictor.window(core, height, width)
+    return image.read(box), (box.y0, box.x0)
+
+
+def predict_part(
+    pixels: Pixels,
+    corner: tuple[int, int],
+    core: Box,
+    size: tuple[int, int],
+    bounds: IntensityRange,
+    predictor: Predictor,
+) -> Maps:
+    """The maps of a core, (H, W) each: those that the whole image has there.
+
+    Args:
+        pixels: of `read_window`, beginning at `corner`.
+        size: height and width of the image.
+    """
+    prepared = normalize(match_channels(pixels, predictor.channels), bounds)
+    return predictor.predict_core(prepared, corner, core, size)
+
+
+def keep_maps(keep: Keep, part: int, maps: Maps, method: Method) -> None:
+    """Done once this returns."""
+    keep.write("maps", part, maps_table(maps))
+    keep.write_scale(method.scale(maps), part)
+
+
+def maps_table(maps: Maps) -> pa.Table:
+    """Maps as a row of bytes."""
+    return pa.table({name: [plane.tobytes()] for name, plane in maps.items()})
+
+
+def read_maps(keep: Keep, grid: Grid, box: Box) -> dict[str, NDArray[np.uint8]]:
+    """The maps of a box, put together from the parts that it touches."""
+    shape = (box.y1 - box.y0, box.x1 - box.x0)
+    whole: dict[str, NDArray[np.uint8]] = {}
+    for part in grid.parts_in(box):
+        core = grid.core(part)
+        y0, x0 = max(core.y0, box.y0), max(core.x0, box.x0)
+        y1, x1 = min(core.y1, box.y1), min(core.x1, box.x1)
+        table = keep.read("maps", part)
+        for name in table.column_names:
+            buffer = table[name][0].as_buffer()
+            plane = np.frombuffer(buffer, np.uint8).reshape(core.y1 - core.y0, core.x1 - core.x0)
+            target = whole.setdefault(name, np.empty(shape, np.uint8))
+            target[y0 - box.y0 : y1 - box.y0, x0 - box.x0 : x1 - box.x0] = plane[
+                y0 - core.y0 : y1 - core.y0, x0 - core.x0 : x1 - core.x0
+            ]
+    return whole

@@ -1,0 +1,99 @@
+"""Parts of objects → whole objects: sums add up, masks join as runs of pixels.
+
+A *run* is pixels of one column that follow one another: x, y0, y1, half-open, in the image. A mask
+of any size is as many rows of three numbers as its outline needs, never a bitmap of its box.
+
+Legend: G objects, N parts, R runs.
+"""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from pipeline.predicting.objects import ObjectSums
+from pipeline.records import InstanceMap
+
+T = TypeVar("T", bound=np.generic)
+
+
+def merge_sums(parts: ObjectSums, owner: NDArray[np.int64], n: int) -> ObjectSums:
+    """The sums of n objects from those of their parts.
+
+    Args:
+        owner: (N,) which object each part belongs to, from 0.
+    """
+    boxes = np.zeros((n, 4), np.int64)
+    boxes[:, :2] = np.iinfo(np.int64).max
+    np.minimum.at(boxes[:, :2], owner, parts.boxes[:, :2])
+    np.maximum.at(boxes[:, 2:], owner, parts.boxes[:, 2:])
+    y, x = (parts.boxes[:, :2] - boxes[owner, :2]).T
+    area = parts.areas
+    sy, sx, syy, sxx, sxy = parts.moments.T
+    moved = np.stack(
+        [
+            sy + y * area,
+            sx + x * area,
+            syy + 2 * y * sy + y * y * area,
+            sxx + 2 * x * sx + x * x * area,
+            sxy + y * sx + x * sy + y * x * area,
+        ],
+        axis=1,
+    )
+    return ObjectSums(
+        boxes=boxes,
+        areas=add_up(area, owner, n),
+        moments=add_up(moved, owner, n),
+        values=add_up(parts.values, owner, n),
+        squares=add_up(parts.squares, owner, n),
+    )
+
+
+def add_up(values: NDArray[T], owner: NDArray[np.int64], n: int) -> NDArray[T]:
+    """(N, ...) of parts → (G, ...) of objects."""
+    total = np.zeros((n, *values.shape[1:]), values.dtype)
+    np.add.at(total, owner, values)
+    return total
+
+
+def runs_of(
+    instances: InstanceMap, labels: Sequence[int], corner: tuple[int, int]
+) -> list[NDArray[np.int32]]:
+    """(R, 3) runs of each of these labels of an (H, W) map that begins at `corner`."""
+    height, width = instances.shape
+    chosen = np.zeros(int(instances.max(initial=0)) + 1, bool)
+    chosen[list(labels)] = True
+    columns = np.where(chosen[instances], instances, 0).T
+    # A row of zeros between the columns, so that no run goes on in the next one.
+    flat = np.zeros((width, height + 1), np.int32)
+    flat[:, 1:] = columns
+    change = np.flatnonzero(np.diff(flat.ravel(), append=0)) + 1
+    values = np.append(flat.ravel(), 0)[change]
+    starts, ends = change[:-1][values[:-1] > 0], change[1:][values[:-1] > 0]
+    found = values[:-1][values[:-1] > 0]
+    x, y0 = np.divmod(starts, height + 1)
+    y1 = y0 + ends - starts
+    runs = np.stack([x + corner[1], y0 - 1 + corner[0], y1 - 1 + corner[0]], 1).astype(np.int32)
+    order = np.argsort(found, kind="stable")
+    bounds = np.searchsorted(found[order], [[label, label + 1] for label in labels])
+    return [runs[order[a:b]] for a, b in bounds.reshape(-1, 2)]
+
+
+def encode_runs(runs: NDArray[np.int32], box: Sequence[int]) -> str:
+    """COCO compressed RLE over the box of a mask that is given in (R, 3) runs, in any order."""
+    y0, x0, y1, x1 = (int(edge) for edge in box)
+    height, width = y1 - y0, x1 - x0
+    column = (runs[:, 0].astype(np.int64) - x0) * height
+    starts, ends = column + runs[:, 1] - y0, column + runs[:, 2] - y0
+    order = np.argsort(starts)
+    starts, ends = starts[order], ends[order]
+    begins = np.append(True, starts[1:] > ends[:-1])  # others go on where the last one ended
+    borders = np.stack([starts[begins], ends[np.append(begins[1:], True)]], 1).ravel()
+    counts = np.diff(borders, prepend=0)
+    if borders[-1] < height * width:
+        counts = np.append(counts, height * width - borders[-1])
+    code = {"size": [height, width], "counts": counts.tolist()}
+    compressed: bytes = coco_mask.frPyObjects(code, height, width)["counts"]
+    return compressed.decode("ascii")
