@@ -66,9 +66,10 @@ def _execute(log: Log, job: "Backfill", planned: "Work", lease: "Lease") -> "Pro
 
         def on_progress(now: "Progress") -> None:
             rate = now.pixels / now.seconds / 1e6 if now.seconds else 0.0
+            large = "" if now.parts is None else f"  {now.parts[0]:,}/{now.parts[1]:,} parts"
             tell(
                 "progress",
-                f"{now.done:,}/{now.total:,} images  {now.objects:,} objects  "
+                f"{now.done:,}/{now.total:,} images{large}  {now.objects:,} objects  "
                 f"{now.rejects:,} rejects  {rate:.2f} Mpx/s",
                 share=now.done / now.total if now.total else 1.0,
                 images=now.images,

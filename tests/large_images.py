@@ -151,7 +151,7 @@ def network_maps(predictor: Predictor, pixels: Pixels) -> Callable[[Box], Maps]:
     bounds = measure_range(pixels, predictor.normalization)
 
     def maps_of(core: Box) -> Maps:
-        window, corner = read_window(image, core, predictor)
+        window, corner = read_window(image, core, predictor.cutting)
         return predict_part(window, corner, core, size, bounds, predictor)
 
     return maps_of

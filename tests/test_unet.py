@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pipeline.config import NetworkSettings
-from pipeline.models.unet import UNet, network_context
+from pipeline.models.context import network_context
+from pipeline.models.unet import UNet
 
 SIZES = [(1, 1), (1, 7), (5, 1), (15, 16), (16, 16), (17, 33), (31, 64), (63, 65), (100, 37)]
 

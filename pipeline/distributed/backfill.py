@@ -213,8 +213,9 @@ class Backfill:
             classes=self.bundle.classes,
             method=self.settings.decoding(self.bundle.method),
             predict=self.settings,
+            bundle=self.bundle,
         )
-        rounds = Rounds(attempt.run, graph, resources, check, on_trouble)
+        rounds = Rounds(attempt.run, graph, resources, check, on_trouble, attempt.parts)
         for result in rounds.compute(shards_of(work.plan.batches())):
             attempt.add(result, len(rounds.recovered))
 

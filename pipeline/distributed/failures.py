@@ -22,6 +22,10 @@ class ShardUnreadable(UnavailableError):
     """Not one image of a shard could be read, for reasons that look like the store's."""
 
 
+class ShardTooLarge(TesseraError):
+    """A shard whose images are too many pixels for one process: they are worked on in parts."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """What went wrong with a shard."""
@@ -41,6 +45,11 @@ class Failure:
     def unreadable(self) -> bool:
         """None of its images could be read."""
         return self.kind == ShardUnreadable.__name__
+
+    @property
+    def too_large(self) -> bool:
+        """It is no failure yet: its images are to be worked on in parts."""
+        return self.kind == ShardTooLarge.__name__
 
     @property
     def of_the_store(self) -> bool:

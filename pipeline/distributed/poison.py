@@ -101,7 +101,7 @@ def _work_on(table: pa.Table, settings: GraphSettings) -> Iterator[bool | Failur
         yield False
         return
     yield True
-    table = predict(read_shard(table, settings.predict.reader))
+    table = predict(read_shard(table, settings.predict))
     block = block_of(table)
     if block.failure is not None:
         yield block.failure

@@ -25,8 +25,8 @@ from pipeline.distributed.stages import (
 )
 from pipeline.records import Shard
 
-_DEATHS = 1
-"""How often a shard whose process has died is tried again, before the driver looks into it."""
+DEATHS = 1
+"""How often a block whose process has died is tried again, before the driver looks into it."""
 
 
 def stream_shards(
@@ -42,16 +42,16 @@ def stream_shards(
     Args:
         poison: image id → code and message of the images that are not to be touched.
     """
-    plan = _placement(settings.predict, resources, len(shards))
-    _set_context(settings.predict, plan)
+    plan = placement(settings.predict, resources, len(shards))
+    set_context(settings.predict)
     rows = (
         ray.data.from_arrow([to_table(Block.planned(shard, poison)) for shard in shards])
         .map_batches(
-            partial(read_shard, reader=settings.predict.reader),
+            partial(read_shard, settings=settings.predict),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=plan.read_cpus,
-            max_retries=_DEATHS,
+            max_retries=DEATHS,
         )
         .map_batches(
             PredictShard,
@@ -61,7 +61,7 @@ def stream_shards(
             compute=ActorPoolStrategy(size=plan.workers),
             num_cpus=plan.actor_cpus,
             num_gpus=plan.actor_gpus,
-            max_task_retries=_DEATHS,
+            max_task_retries=DEATHS,
         )
         .map_batches(
             CommitShard,
@@ -70,7 +70,7 @@ def stream_shards(
             batch_format="pyarrow",
             compute=ActorPoolStrategy(min_size=1, max_size=plan.committers),
             num_cpus=plan.commit_cpus,
-            max_task_retries=_DEATHS,
+            max_task_retries=DEATHS,
         )
     )
     for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -79,7 +79,7 @@ def stream_shards(
 
 
 @dataclass(frozen=True)
-class _Placement:
+class Placement:
     """How the stages share the cluster."""
 
     workers: int
@@ -92,11 +92,12 @@ class _Placement:
     commit_cpus: float
 
 
-def _placement(settings: PredictSettings, resources: Resources, shards: int) -> _Placement:
+def placement(settings: PredictSettings, resources: Resources, blocks: int) -> Placement:
+    """How the stages share the cluster, for so many blocks."""
     if resources.gpus:
-        workers = min(settings.workers or resources.gpus, shards)
+        workers = min(settings.workers or resources.gpus, blocks)
         spare = max(1, int(resources.cpus) - workers)
-        return _Placement(workers, 1, 1, 1, 0.5, max(1, spare // 2), 1)
+        return Placement(workers, 1, 1, 1, 0.5, max(1, spare // 2), 1)
     # The network is nearly all of the work, and a predicting process computes on whole cores.
     # Reading and committing share the cores with it, so of the CPUs that Ray counts half go to
     # the network and a quarter to each of them. (Requests that differ also keep Ray from running
@@ -104,8 +105,8 @@ def _placement(settings: PredictSettings, resources: Resources, shards: int) -> 
     workers = settings.workers or max(1, int(resources.cpus))
     threads = max(1, int(resources.cpus) // workers)
     quarter = resources.cpus / 4
-    return _Placement(
-        workers=min(workers, shards),  # threads stay: they may change the last bit of a sum
+    return Placement(
+        workers=min(workers, blocks),  # threads stay: they may change the last bit of a sum
         threads=threads,
         actor_cpus=_share(quarter * 2, workers),
         actor_gpus=0,
@@ -120,12 +121,13 @@ def _share(cpus: float, processes: int) -> float:
     return min(1.0, int(cpus / processes * 10_000) / 10_000)
 
 
-def _set_context(settings: PredictSettings, plan: _Placement) -> None:
+def set_context(settings: PredictSettings) -> None:
+    """Ray Data's settings for blocks that are units of work, whose loss the driver judges."""
     context = data_context()
-    context.target_max_block_size = None  # blocks stay whole shards
+    context.target_max_block_size = None  # blocks stay whole
     context.max_consecutive_actor_init_deaths = 3
-    # A dead process costs its shard's turn, not the run. Nothing is lost: the driver knows which
-    # shards it asked for.
+    # A dead process costs its block's turn, not the run. Nothing is lost: the driver knows what
+    # it asked for.
     context.max_errored_blocks = -1
     # A pool may wait for ever for an actor that died (ray#62746).
     context.execution_no_progress_timeout_s = settings.stall_seconds

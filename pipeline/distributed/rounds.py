@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 
 from pipeline import storage
 from pipeline.distributed.failures import Failure
+from pipeline.distributed.large import LargeShards, OnParts
 from pipeline.distributed.listening import listening
 from pipeline.distributed.poison import Poison, find_poison
 from pipeline.distributed.predict import stream_shards
@@ -45,6 +46,7 @@ class Rounds:
     Args:
         check: called all the time; raises to end the work (a signal, a lost lease).
         on_trouble: is told in one line what is being done about a fault.
+        on_parts: is told how far large images are.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Rounds:
         resources: Resources,
         check: Callable[[], None],
         on_trouble: OnTrouble,
+        on_parts: OnParts,
     ) -> None:
         self.run = run
         self.settings = settings
@@ -63,6 +66,9 @@ class Rounds:
         self.poison = run.poison()
         self.recovered: set[str] = set()
         """Shards that took more than one round."""
+        self.large = LargeShards(
+            settings, lambda: self.resources, self._start_afresh, check, on_trouble, on_parts
+        )
 
     def compute(self, shards: Iterable[Shard]) -> Iterator[ShardResult]:
         """Yields each shard when it is committed.
@@ -82,6 +88,7 @@ class Rounds:
             before, failures = len(left), dict[str, Failure]()
             problem = yield from self._round(left, failures)
             yield from self._found_committed(left)
+            yield from self._in_parts(left, failures)
             if not left:
                 return
             barren = 0 if len(left) < before else barren + 1
@@ -129,6 +136,15 @@ class Rounds:
                 raise mine from None
             return error
         return None
+
+    def _in_parts(
+        self, left: dict[str, Shard], failures: dict[str, Failure]
+    ) -> Iterator[ShardResult]:
+        """Shards of which a process has said that they are too large for it."""
+        chosen = [shard for shard, why in failures.items() if why.too_large and shard in left]
+        for result in self.large.compute([left[shard] for shard in chosen], self.poison):
+            del left[result.shard], failures[result.shard]
+            yield result
 
     def _found_committed(self, left: dict[str, Shard]) -> Iterator[ShardResult]:
         """Shards whose commit came through, though the word of it did not."""

@@ -5,31 +5,44 @@ as its failure, which the driver judges (see `rounds`). Only a process that dies
 """
 
 import resource
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from pipeline import storage
 from pipeline.config import MethodSettings, PredictSettings, ReaderSettings
 from pipeline.distributed.blocks import Block, ReadImage, block_of, maps_of, to_table
-from pipeline.distributed.failures import Failure, ShardUnreadable
+from pipeline.distributed.failures import Failure, ShardTooLarge, ShardUnreadable
 from pipeline.errors import (
     ForbiddenError,
     IncompleteError,
     MissingError,
     RejectError,
+    StorageError,
     UnavailableError,
 )
 from pipeline.grouping import group_in_order
 from pipeline.images.collection import MISSING
-from pipeline.images.reader import decode_image
+from pipeline.images.reader import Admit, decode_image
+from pipeline.images.windows import is_zarr
+from pipeline.models.bundle import BundleSpec
+from pipeline.models.context import network_context
+from pipeline.predicting.regions import Cutting
 from pipeline.records import Classes, Maps, Pixels, PredictedImage, Reject, SourceImage
+
+if TYPE_CHECKING:  # imported by the processes that need it
+    from pipeline.predicting.predictor import Predictor
 
 _READ_THREADS = 8  # of one task: object stores answer slowly, but many at once
 _GROUP_VALUES = 100_000_000  # of four bytes each, that a predicting process holds at once
+_MOST_PIXELS = 64 << 20  # of all images of a shard
+_LARGE_FILE = 64 << 20  # bytes; such a file is not fetched whole to find out how large its image is
+_LONGEST = 1 << 16  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,14 @@ class GraphSettings:
     method: MethodSettings
     """With the thresholds to decode with."""
     predict: PredictSettings
+    bundle: BundleSpec
+
+    @property
+    def cutting(self) -> Cutting:
+        """How the network walks over images."""
+        depth = self.bundle.network.depth
+        assert depth is not None
+        return Cutting.of(self.predict.regions, 2**depth, network_context(depth))
 
 
 @dataclass(frozen=True)
@@ -89,39 +110,45 @@ RESULT = pa.schema(
 )
 
 
-def read_shard(table: pa.Table, reader: ReaderSettings) -> pa.Table:
-    """Files → pixels. What can't be read is a reject, and its neighbours don't notice."""
-    return _stage(table, partial(_read_block, reader=reader))
+def read_shard(table: pa.Table, settings: PredictSettings) -> pa.Table:
+    """Files → pixels. What can't be read is a reject, and its neighbours don't notice.
+
+    A shard with a large image, or with too many pixels for one process, fails as `too_large`.
+    """
+    return _stage(table, partial(_read_block, settings=settings))
+
+
+def load_predictor(settings: GraphSettings, threads: int) -> "Predictor":
+    """The model, ready to be used by this process."""
+    # Heavy imports belong to the processes that need them.
+    import cv2
+    import torch
+
+    from pipeline.methods import build_method
+    from pipeline.models.weights import load_bundle
+    from pipeline.predicting.engine import TorchEngine, pick_device, pick_dtype
+    from pipeline.predicting.predictor import Predictor
+
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(1)
+    bundle = load_bundle(settings.model_uri)
+    method = build_method(bundle.spec.method, bundle.spec.classes)
+    device = pick_device()
+    engine = TorchEngine(
+        bundle.network,
+        method,
+        device,
+        pick_dtype(settings.predict.precision, device),
+        views=settings.predict.views,
+    )
+    return Predictor(engine, bundle.spec.channels, bundle.spec.normalize, settings.predict.regions)
 
 
 class PredictShard:
     """Pixels → the method's maps; loads the model once for its life."""
 
     def __init__(self, settings: GraphSettings, threads: int) -> None:
-        # Heavy imports belong to the processes that need them.
-        import cv2
-        import torch
-
-        from pipeline.methods import build_method
-        from pipeline.models.weights import load_bundle
-        from pipeline.predicting.engine import TorchEngine, pick_device, pick_dtype
-        from pipeline.predicting.predictor import Predictor
-
-        torch.set_num_threads(threads)
-        cv2.setNumThreads(1)
-        bundle = load_bundle(settings.model_uri)
-        method = build_method(bundle.spec.method, bundle.spec.classes)
-        device = pick_device()
-        engine = TorchEngine(
-            bundle.network,
-            method,
-            device,
-            pick_dtype(settings.predict.precision, device),
-            views=settings.predict.views,
-        )
-        self.predictor = Predictor(
-            engine, bundle.spec.channels, bundle.spec.normalize, settings.predict.regions
-        )
+        self.predictor = load_predictor(settings, threads)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return _stage(table, self._predict)
@@ -197,7 +224,7 @@ class CommitShard:
                 pixels=sum(image.shape[0] * image.shape[1] for image in images),
                 bytes_read=sum(max(image.source.size, 0) for image in block.images),
                 bytes_written=written,
-                peak_memory=max(block.peak_memory, _peak_memory()),
+                peak_memory=max(block.peak_memory, peak_memory()),
             )
         )
 
@@ -222,15 +249,43 @@ def _stage(table: pa.Table, work: Callable[[Block, pa.Table], pa.Table]) -> pa.T
         return to_table(replace(block, images=bare, failure=Failure.of(error)))
 
 
-def _read_block(block: Block, table: pa.Table, reader: ReaderSettings) -> pa.Table:
+def _read_block(block: Block, table: pa.Table, settings: PredictSettings) -> pa.Table:
+    admit = _Admission(settings)
+    for image in block.images:
+        admit.check(image.source)
     with ThreadPoolExecutor(_READ_THREADS) as pool:
-        found = list(pool.map(partial(_read_image, reader=reader), block.images))
+        read = partial(_read_image, reader=settings.reader, admit=admit)
+        found = list(pool.map(read, block.images))
     images = tuple(_judge_unavailable(block.images, found))
-    peak = max(block.peak_memory, _peak_memory())
+    peak = max(block.peak_memory, peak_memory())
     return to_table(replace(block, images=images, peak_memory=peak))
 
 
-def _read_image(image: ReadImage, reader: ReaderSettings) -> ReadImage | UnavailableError:
+class _Admission:
+    """Lets images in while they are small, alone and together."""
+
+    def __init__(self, settings: PredictSettings) -> None:
+        self.largest = settings.regions.large
+        self.by_level = bool(settings.reader.level or settings.reader.mpp)
+        self.left = max(_MOST_PIXELS, self.largest)
+        self.lock = threading.Lock()
+
+    def check(self, source: SourceImage) -> None:
+        """By what the listing says."""
+        if self.by_level or is_zarr(source.uri) or source.size > _LARGE_FILE:
+            raise ShardTooLarge(f"{source.uri} is read in parts")
+
+    def __call__(self, height: int, width: int) -> None:
+        """By what the file says of its size; called by several threads."""
+        with self.lock:
+            self.left -= height * width
+            if height * width > self.largest or max(height, width) > _LONGEST or self.left < 0:
+                raise ShardTooLarge(f"an image of {height} x {width} pixels")
+
+
+def _read_image(
+    image: ReadImage, reader: ReaderSettings, admit: Admit
+) -> ReadImage | UnavailableError:
     """What became of one image; a fault of the store is not yet the image's own."""
     source = image.source
     if image.reject is not None:
@@ -239,17 +294,27 @@ def _read_image(image: ReadImage, reader: ReaderSettings) -> ReadImage | Unavail
         if source.version == MISSING:
             raise RejectError("not_found", "does not exist")
         data = storage.read_bytes(source.uri, source.size if source.size >= 0 else None)
-        return ReadImage(source, decode_image(data, source.uri, reader), None)
-    except RejectError as error:
-        return _rejected(source, "read", error)
-    except MissingError:
-        return _rejected(source, "read", RejectError("not_found", "no longer exists"))
-    except ForbiddenError as error:
-        return _rejected(source, "read", RejectError("forbidden", str(error)))
-    except IncompleteError as error:
-        return _rejected(source, "read", _incomplete(source, error))
-    except UnavailableError as error:
+        return ReadImage(source, decode_image(data, source.uri, reader, admit=admit), None)
+    except (RejectError, StorageError) as error:
+        rejected = read_reject(source, error)
+        if rejected is not None:
+            return _rejected(source, "read", rejected)
+        if isinstance(error, UnavailableError):
+            return error
+        raise
+
+
+def read_reject(source: SourceImage, error: RejectError | StorageError) -> RejectError | None:
+    """What an error while reading says of the image; None where it says nothing of it."""
+    if isinstance(error, RejectError):
         return error
+    if isinstance(error, MissingError):
+        return RejectError("not_found", "no longer exists")
+    if isinstance(error, ForbiddenError):
+        return RejectError("forbidden", str(error))
+    if isinstance(error, IncompleteError):
+        return _incomplete(source, error)
+    return None
 
 
 def _incomplete(source: SourceImage, error: IncompleteError) -> RejectError:
@@ -290,5 +355,6 @@ def _row(result: ShardResult) -> pa.Table:
     return pa.Table.from_pylist([asdict(result)], RESULT)
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
+    """Most bytes that this process has held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

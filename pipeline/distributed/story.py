@@ -33,6 +33,8 @@ class Progress:
     first_commit_seconds: float | None = None
     peak_memory: int = 0
     """Most bytes that one process held, of those that read, predict and commit."""
+    parts: tuple[int, int] | None = None
+    """Done and all, of the large images at hand, in both steps; None where there are none."""
 
     @property
     def done(self) -> int:
@@ -53,6 +55,7 @@ class Progress:
             seconds=seconds,
             first_commit_seconds=self.first_commit_seconds or seconds,
             peak_memory=max(self.peak_memory, result.peak_memory),
+            parts=None,
         )
 
 
@@ -80,6 +83,12 @@ class Attempt:
         self.progress = self.progress.plus(result, time.monotonic() - self.clock)
         self.on_progress(self.progress)
 
+    def parts(self, done: int, total: int) -> None:
+        """Large images are so far."""
+        seconds = time.monotonic() - self.clock
+        self.progress = replace(self.progress, parts=(done, total), seconds=seconds)
+        self.on_progress(self.progress)
+
     def tell(self, ended_by: str) -> None:
         """Keep the story with the run; `ended_by` is `done`, or what came in between."""
         now = self.progress
@@ -87,7 +96,7 @@ class Attempt:
             {
                 "started": self.started.isoformat(timespec="seconds"),
                 "ended_by": ended_by,
-                **asdict(now),
+                **{key: value for key, value in asdict(now).items() if key != "parts"},
                 "recovered_shards": self.recovered,
                 "rates": _rates(now.done, now.pixels, now.bytes_read, now.seconds),
                 "peak_memory_driver": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.errors import MissingError
 from pipeline.tables.layout import RUNS
+from pipeline.tables.runs import PARTS
 
-PARTS = "parts"
 _LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
 
 

@@ -11,6 +11,7 @@ from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep
 from pipeline.methods.base import Method
 from pipeline.predicting.predictor import Predictor
+from pipeline.predicting.regions import Cutting
 from pipeline.records import Box, Maps, Pixels
 
 _SAMPLE = 1 << 24  # pixels that the intensities of an image are measured from
@@ -39,11 +40,11 @@ def image_range(image: WindowedImage, channels: int, settings: NormalizeSettings
 
 
 def read_window(
-    image: WindowedImage, core: Box, predictor: Predictor
+    image: WindowedImage, core: Box, cutting: Cutting
 ) -> tuple[Pixels, tuple[int, int]]:
     """The pixels that the maps of a core depend on, and where they begin."""
     height, width, _ = image.shape
-    box = predictor.window(core, height, width)
+    box = cutting.window(core, height, width)
     return image.read(box), (box.y0, box.x0)
 
 

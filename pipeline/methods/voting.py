@@ -129,7 +129,8 @@ def blurred(counts: NDArray[np.int64], reach: Reach) -> NDArray[np.float32]:
     gauss = np.exp(-(np.arange(-reach.spread, reach.spread + 1) ** 2) / (2 * sigma**2))
     weights = np.rint(gauss / gauss.sum() * _LEVELS)
     pile = cv2.sepFilter2D(counts.astype(np.float64), cv2.CV_64F, weights, weights)
-    return (pile / weights.sum() ** 2).astype(np.float32)
+    smooth: NDArray[np.float32] = (pile / weights.sum() ** 2).astype(np.float32)
+    return smooth
 
 
 def whole_pieces(

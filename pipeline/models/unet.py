@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.config import NetworkSettings
 from pipeline.models.blocks import ConvBlock, StemBlock, UpBlock
+from pipeline.models.context import network_context
 
 
 class UNet(nn.Module):
@@ -59,17 +60,6 @@ class UNet(nn.Module):
         for block in self.decoder:
             x = block(x, skips.pop())
         return {name: head(x)[..., :height, :width] for name, head in self.heads.items()}
-
-
-def network_context(depth: int) -> int:
-    """How far, in pixels, an input pixel can reach in the output.
-
-    At level l (pixels of 2^l) two 3x3 convolutions reach 2 pixels going down and 2 going up, one
-    level at the bottom only 2 in all; pooling and its inverse add the rest of one coarse pixel. A
-    light full resolution sees a little less.
-    """
-    coarsest: int = 2**depth
-    return 4 * (coarsest - 1) + 2 * coarsest + coarsest - 1
 
 
 def _pad_to_multiple(x: Tensor, stride: int) -> Tensor:

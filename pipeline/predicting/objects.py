@@ -56,16 +56,15 @@ def sum_objects(
     y, x = np.divmod(flat, width)
     y -= boxes[owner, 0]
     x -= boxes[owner, 1]
-    products = (y, x, y * y, x * x, y * x)
+    products = [p.astype(np.float64) for p in (y, x, y * y, x * x, y * x)]
     found = pixels.reshape(height * width, -1)[flat].astype(np.float64)
-    channels = found.shape[1]
     return ObjectSums(
         boxes=boxes + np.tile(np.array(corner), 2),
         areas=np.bincount(owner, minlength=n).astype(np.int64),
         # As doubles they are exact up to 2^53, which a region's sums never reach.
-        moments=_stack([np.bincount(owner, p, n) for p in products], n, 5).astype(np.int64),
-        values=_stack([np.bincount(owner, c, n) for c in found.T], n, channels),
-        squares=_stack([np.bincount(owner, c * c, n) for c in found.T], n, channels),
+        moments=_sums(owner, products, n).astype(np.int64),
+        values=_sums(owner, list(found.T), n),
+        squares=_sums(owner, list((found * found).T), n),
     )
 
 
@@ -148,6 +147,11 @@ def _boxes(instances: InstanceMap, n: int) -> NDArray[np.int64]:
     return boxes
 
 
-def _stack(columns: list[NDArray[np.float64]], n: int, width: int) -> NDArray[np.float64]:
-    """Columns side by side, (N, width)."""
-    return np.stack(columns, axis=1) if columns else np.zeros((n, width))
+def _sums(
+    owner: NDArray[np.integer], columns: list[NDArray[np.float64]], n: int
+) -> NDArray[np.float64]:
+    """(P,) values, several columns of them → (N, columns) their sums over each object."""
+    total = np.zeros((n, len(columns)))
+    for i, values in enumerate(columns):
+        total[:, i] = np.bincount(owner, values, n)
+    return total

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.config import NormalizeSettings, RegionSettings
 from pipeline.images.normalize import match_channels, measure_range, normalize
 from pipeline.predicting.engine import TorchEngine
-from pipeline.predicting.regions import Region, cut_regions
+from pipeline.predicting.regions import Cutting, Region
 from pipeline.records import Box, Maps, Pixels
 
 
@@ -61,7 +61,8 @@ class Predictor:
         self.engine = engine
         self.channels = channels
         self.normalization = normalization
-        self.regions = regions
+        self.cutting = Cutting.of(regions, engine.stride, engine.context)
+        self.batch_pixels = regions.batch_pixels
 
     def prepare(self, pixels: Pixels) -> NDArray[np.float32]:
         """(H, W, C) as in the file → the network's input.
@@ -80,16 +81,6 @@ class Predictor:
         self._predict(wholes)
         return [whole.maps for whole in wholes]
 
-    def window(self, core: Box, height: int, width: int) -> Box:
-        """What has to be read so that the maps of a core are those of the whole image."""
-        read = [region.read for region in self._regions(height, width, core)]
-        return Box(
-            min(box.y0 for box in read),
-            min(box.x0 for box in read),
-            max(box.y1 for box in read),
-            max(box.x1 for box in read),
-        )
-
     def predict_core(
         self,
         pixels: NDArray[np.float32],
@@ -100,17 +91,12 @@ class Predictor:
         """The maps (H, W) of a core of a larger image, whose sides are at sides of regions.
 
         Args:
-            pixels: (H, W, C) of `window`, prepared, which begin at `corner`.
+            pixels: (H, W, C) of `Cutting.window`, prepared, which begin at `corner`.
             size: height and width of the image.
         """
         canvas = _Canvas(pixels, corner, core, size)
         self._predict([canvas])
         return canvas.maps
-
-    def side_of_parts(self) -> int:
-        """Pixels of the parts of a large image: whole regions."""
-        region = -(-self.regions.size // self.engine.stride) * self.engine.stride
-        return -(-self.regions.spread // region) * region
 
     def _predict(self, canvases: Sequence[_Canvas]) -> None:
         for batch in self._batches(canvases):
@@ -119,20 +105,14 @@ class Predictor:
                 for name, plane in outputs.items():
                     task.canvas.paste(name, plane[i], task.region)
 
-    def _regions(self, height: int, width: int, core: Box) -> Iterator[Region]:
-        halo = self.engine.context if self.regions.halo is None else self.regions.halo
-        yield from cut_regions(
-            height, width, size=self.regions.size, halo=halo, stride=self.engine.stride, within=core
-        )
-
     def _batches(self, canvases: Sequence[_Canvas]) -> Iterator[list[_Task]]:
         stride = self.engine.stride
         alike: defaultdict[tuple[int, int], list[_Task]] = defaultdict(list)
         for canvas in canvases:
-            for region in self._regions(*canvas.size, canvas.core):
+            for region in self.cutting.regions(*canvas.size, canvas.core):
                 alike[_padded(region, stride)].append(_Task(canvas, region))
         for (height, width), tasks in alike.items():
-            length = max(1, self.regions.batch_pixels // (height * width))
+            length = max(1, self.batch_pixels // (height * width))
             for start in range(0, len(tasks), length):
                 yield tasks[start : start + length]
 

@@ -8,6 +8,7 @@ the whole image.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.config import RegionSettings
 from pipeline.records import Box
 
 
@@ -19,6 +20,43 @@ class Region:
     """What it answers for."""
     read: Box
     """What it looks at: the core and its halo, inside the image."""
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How a network walks over images."""
+
+    size: int
+    """Side of a core in pixels, a multiple of the stride."""
+    halo: int
+    """Pixels read around it, likewise."""
+    stride: int
+
+    @classmethod
+    def of(cls, settings: RegionSettings, stride: int, context: int) -> "Cutting":
+        """As the settings say, for a network of this stride and context."""
+        halo = context if settings.halo is None else settings.halo
+        return cls(_round_up(settings.size, stride), _round_up(halo, stride), stride)
+
+    def regions(self, height: int, width: int, within: Box | None = None) -> Iterator[Region]:
+        """Of an image, or those whose core begins in a part of it."""
+        return cut_regions(
+            height, width, size=self.size, halo=self.halo, stride=self.stride, within=within
+        )
+
+    def window(self, core: Box, height: int, width: int) -> Box:
+        """What has to be read so that the maps of a part are those of the whole image."""
+        read = [region.read for region in self.regions(height, width, core)]
+        return Box(
+            min(box.y0 for box in read),
+            min(box.x0 for box in read),
+            max(box.y1 for box in read),
+            max(box.x1 for box in read),
+        )
+
+    def side_of_parts(self, least: int) -> int:
+        """Pixels of the parts of a large image: whole regions."""
+        return _round_up(least, self.size)
 
 
 def cut_regions(

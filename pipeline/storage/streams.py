@@ -23,6 +23,7 @@ def open_output(uri: str) -> Iterator[IO[bytes]]:
         StorageError: it can't be written.
     """
     fs, path = open_filesystem(uri)
+    file: Any
     local = isinstance(fs, LocalFileSystem)
     with named(uri, "write"):
         if local:

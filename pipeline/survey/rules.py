@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.models.unet import network_context
+from pipeline.models.context import network_context
 from pipeline.records import Classes
 from pipeline.survey.facts import CELL_SIDES
 from pipeline.survey.fingerprint import DataFingerprint, SplitFingerprint

@@ -24,6 +24,8 @@ class GrowingShard:
     def __init__(self, writers: dict[str, pq.ParquetWriter], provenance: Provenance) -> None:
         self._writers = writers
         self.provenance = provenance
+        self.written = 0
+        """Bytes of rows, before compression."""
 
     def add(self, table: str, rows: Rows) -> None:
         """Rows of one table, without the columns that say where they come from."""
@@ -33,6 +35,7 @@ class GrowingShard:
         """Rows of one table, complete: a row group, where there are any."""
         if rows.num_rows:
             self._writers[table].write_table(rows)
+            self.written += rows.nbytes
 
 
 @contextmanager

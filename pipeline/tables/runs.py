@@ -5,6 +5,7 @@ _runs/<run>/settings.yaml          as run
 _runs/<run>/run.json               written last: now the run exists
 _runs/<run>/poison.json            images that ended the process that worked on them
 _runs/<run>/attempts/<n>.json      what each attempt did, but for those that were killed
+_runs/<run>/parts/                 what there is of shards with large images (`pipeline.large`)
 _runs/<run>/summary.json           the run is finished
 """
 
@@ -25,6 +26,8 @@ from pipeline.tables.files import batches_of_parquet, to_parquet
 from pipeline.tables.layout import RUNS
 from pipeline.tables.schema import PLAN
 
+PARTS = "parts"
+"""Folder of a run where parts of large images lie until their shard is committed."""
 _PART_ROWS = 1_000_000  # about 60 MB as a file, and 200 in memory
 
 
@@ -117,7 +120,8 @@ class Run:
         write_json(storage.join(self.uri, "attempts", f"{stamp}.json"), story)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary: the plan needs no going on with."""
+        """Write the summary: the plan needs no going on with, nor what there is of its shards."""
+        storage.remove_folder(storage.join(self.uri, PARTS))
         write_json(storage.join(self.uri, "summary.json"), summary)
 
     def close(self, by: str) -> None:

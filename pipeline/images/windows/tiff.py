@@ -4,9 +4,9 @@ tifffile reads the directory and decodes tiles; the bytes of the tiles come thro
 many at once.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, cast
 
 import numpy as np
 import tifffile
@@ -105,7 +105,7 @@ def open_tiff(uri: str, choice: LevelChoice) -> TiffWindows | None:
     try:
         with (
             storage.open_seekable(uri) as file,
-            tifffile.TiffFile(cast(IO[bytes], file), name=storage.name_of(uri)) as tiff,
+            tifffile.TiffFile(file, name=storage.name_of(uri)) as tiff,
         ):
             series = first_series(tiff)
             level = series.levels[choose_level(_levels(series), choice)]
@@ -139,9 +139,9 @@ def _microns_per_pixel(page: tifffile.TiffPage) -> float | None:
         if size is not None:
             return float(size) * _MICRONS.get(str(unit), 1.0)
     if page.is_svs:
-        found = tifffile.svs_description_metadata(page.description).get("MPP")
+        found = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", page.description)  # Aperio's own words
         if found:
-            return float(found)
+            return float(found.group(1))
     unit_tag, resolution = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
     scale = _RESOLUTION_UNITS.get(int(unit_tag.value)) if unit_tag else None
     if scale is None or resolution is None or not resolution.value[0]:
@@ -160,7 +160,7 @@ def _planes(level: tifffile.TiffPageSeries) -> list[_Plane] | None:
     """The pages of a level; None where they can't be read by window."""
     if any(page is None for page in level.pages):
         return None
-    pages = [page if isinstance(page, tifffile.TiffPage) else page.aspage() for page in level.pages]
+    pages = [_whole_page(page) for page in level.pages if page is not None]
     first = pages[0]
     chunk = first.chunks if first.chunks else first.shape
     if int(np.prod(chunk)) > _LARGEST_SEGMENT or first.imagedepth != 1:
@@ -177,6 +177,11 @@ def _planes(level: tifffile.TiffPageSeries) -> list[_Plane] | None:
         page.init_decode()
         planes.append(_Plane(page, offsets, counts))
     return planes
+
+
+def _whole_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> tifffile.TiffPage:
+    """A page with all of its tags: series of like pages hold frames that lean on the first."""
+    return page if isinstance(page, tifffile.TiffPage) else page.aspage()
 
 
 def _segments(page: tifffile.TiffPage, box: Box) -> Iterator[int]:

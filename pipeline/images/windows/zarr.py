@@ -74,11 +74,11 @@ def open_zarr(uri: str, choice: LevelChoice) -> ZarrWindows:
     store = _DoorStore(uri)
     try:
         group = zarr.open_group(store, mode="r")
-        described = dict(group.attrs)
-        multiscale = described.get("ome", described)["multiscales"][0]
+        described: dict[str, Any] = dict(group.attrs)
+        multiscale: dict[str, Any] = described.get("ome", described)["multiscales"][0]
         axes = _axes(multiscale)
         paths = [entry["path"] for entry in multiscale["datasets"]]
-        arrays = [group[path] for path in paths]
+        arrays: list[Any] = [group[path] for path in paths]
         levels = [
             _level(array.shape, axes, entry, multiscale)
             for array, entry in zip(arrays, multiscale["datasets"], strict=True)
