@@ -140,7 +140,7 @@ import pipeline.images.reader as reader
 
 decode = reader.decode_image
 
-def decode_image(data, uri, settings):
+def decode_image(data, uri, settings, **more):
     if data.endswith(b"CRASH"):
         os.kill(os.getpid(), signal.SIGSEGV)
     if data.endswith(b"HANG"):
@@ -151,7 +151,7 @@ def decode_image(data, uri, settings):
     if data.endswith(b"ONCE") and not os.path.exists(once):
         open(once, "w").close()
         os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory is out
-    return decode(data, uri, settings)
+    return decode(data, uri, settings, **more)
 
 reader.decode_image = decode_image
 """

@@ -7,9 +7,8 @@ from typing import IO
 
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import IncompleteError
+from pipeline.errors import IncompleteError, MissingError
 from pipeline.storage.door import open_filesystem
-from pipeline.storage.faults import named
 from pipeline.storage.files import stat
 from pipeline.storage.retrying import retried
 
@@ -64,18 +63,15 @@ def open_seekable(uri: str) -> Iterator[IO[bytes]]:
     Raises:
         StorageError: one of its kinds, here or while it is read.
     """
-    fs, path = open_filesystem(uri)
-    if isinstance(fs, LocalFileSystem):
-        with named(uri, "read"), open(path, "rb") as file:
-            yield file
-        return
     found = stat(uri)
-    with io.BufferedReader(_Remote(uri, found.size if found else 0), _BLOCK) as file:
+    if found is None:
+        raise MissingError(f"{uri} does not exist")
+    with io.BufferedReader(_Ranges(uri, found.size), _BLOCK) as file:
         yield file
 
 
-class _Remote(io.RawIOBase):
-    """A file in an object store; each read is one request, tried again like any other."""
+class _Ranges(io.RawIOBase):
+    """Each read is one request, tried again like any other."""
 
     def __init__(self, uri: str, size: int) -> None:
         self._uri, self._size, self._place = uri, size, 0

@@ -18,12 +18,15 @@ from pipeline.errors import DatasetError, StorageError
 from pipeline.records import Shard
 from pipeline.tables.files import from_parquet
 from pipeline.tables.layout import shard_file
-from pipeline.tables.masks import decode_tiles
+from pipeline.tables.masks import decode_tile
 from pipeline.tables.schema import SCHEMAS
 from pipeline.tables.snapshot import Snapshot
 
 Tables = Mapping[str, pa.Table]
 Rows = list[dict[str, Any]]
+
+_READ = ["image_id", "object_id", "class_id", "area"]
+"""Columns of objects that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -95,55 +98,74 @@ def _against_plan(tables: Tables, planned: Shard) -> Iterator[str]:
 
 
 def _against_one_another(tables: Tables) -> Iterator[str]:
-    objects = _by_image(tables["objects"])
-    counts = _by_image(tables["counts"])
-    masks = _by_image(tables["masks"])
     images = tables["images"].to_pylist()
     known = {row["image_id"] for row in images}
-    for name, rows in (("objects", objects), ("counts", counts), ("masks", masks)):
-        for image_id in sorted(rows.keys() - known):
+    parts = {}
+    for name in ("objects", "counts", "masks"):
+        table = tables[name]
+        parts[name] = _by_image(table.select(_READ) if name == "objects" else table)
+        for image_id in sorted(parts[name].keys() - known):
             yield f"{name} has rows of {image_id}, which is no image of the shard"
     for image in images:
         key = image["image_id"]
-        parts = (objects.get(key, []), counts.get(key, []), masks.get(key, []))
-        for what in _image(image, *parts):
+        mine = {name: part.get(key, tables[name].slice(0, 0)) for name, part in parts.items()}
+        for what in _image(image, mine["objects"], mine["counts"].to_pylist(), mine["masks"]):
             yield f"{image['uri']}: {what}"
 
 
-def _image(image: dict[str, Any], objects: Rows, counts: Rows, masks: Rows) -> Iterator[str]:
-    if image["n_objects"] != len(objects):
-        yield f"n_objects is {image['n_objects']}, and {len(objects)} objects have a row"
-    if len({row["object_id"] for row in objects}) != len(objects):
+def _image(
+    image: dict[str, Any], objects: pa.Table, counts: Rows, masks: pa.Table
+) -> Iterator[str]:
+    if image["n_objects"] != objects.num_rows:
+        yield f"n_objects is {image['n_objects']}, and {objects.num_rows} objects have a row"
+    ids, class_ids, areas = (objects[c].to_numpy() for c in ("object_id", "class_id", "area"))
+    if len(np.unique(ids)) != len(ids):
         yield "an object_id is there twice"
     for row in counts:
         if row["n_objects"] is None:
             continue
-        mine = [one for one in objects if one["class_id"] == row["class_id"]]
-        found = (len(mine), sum(one["area"] for one in mine))
+        mine = class_ids == row["class_id"]
+        found = (int(mine.sum()), int(areas[mine].sum()))
         if (row["n_objects"], row["object_area"]) != found:
             yield (
                 f"counts has {row['n_objects']} {row['class_name']} of {row['object_area']} "
                 f"pixels, objects {found[0]} of {found[1]}"
             )
-    if {row["class_id"] for row in objects} - {row["class_id"] for row in counts}:
+    if set(np.unique(class_ids).tolist()) - {row["class_id"] for row in counts}:
         yield "objects are of a class that is not counted"
-    yield from _masks(image, objects, counts, masks)
+    yield from _masks(image, ids, areas, counts, masks)
 
 
-def _masks(image: dict[str, Any], objects: Rows, counts: Rows, masks: Rows) -> Iterator[str]:
-    height, width = image["height"], image["width"]
-    covered = sum((row["y1"] - row["y0"]) * (row["x1"] - row["x0"]) for row in masks)
-    if covered != height * width:
-        yield f"masks cover {covered} of {height * width} pixels"
+def _masks(
+    image: dict[str, Any],
+    ids: NDArray[np.int64],
+    areas: NDArray[np.int64],
+    counts: Rows,
+    masks: pa.Table,
+) -> Iterator[str]:
+    """A tile at a time: an image may be larger than memory."""
+    boxes = masks.select(["y0", "x0", "y1", "x1"]).to_pylist()
+    whole = image["height"] * image["width"]
+    covered = sum((row["y1"] - row["y0"]) * (row["x1"] - row["x0"]) for row in boxes)
+    if covered != whole:
+        yield f"masks cover {covered} of {whole} pixels"
         return
+    if len({(row["y0"], row["x0"]) for row in boxes}) != len(boxes):
+        yield "a tile of the masks is there twice"
+        return
+    pixels = np.zeros(256, np.int64)
+    drawn: Counter[int] = Counter()
     try:
-        semantic, instances = decode_tiles(masks, height, width)
+        for tile in range(masks.num_rows):
+            semantic, labels, object_ids = decode_tile(masks.slice(tile, 1).to_pylist()[0])
+            pixels += np.bincount(semantic.ravel(), minlength=256)
+            found = np.bincount(labels.ravel(), minlength=len(object_ids) + 1)[1:]
+            for object_id, area in zip(object_ids.tolist(), found.tolist(), strict=True):
+                drawn[object_id] += area
     except (DatasetError, ValueError, IndexError) as error:
         yield f"a mask can't be decoded: {error}"
         return
-    areas = np.bincount(instances.ravel())
-    yield from _areas(areas, objects)
-    pixels = np.bincount(semantic.ravel(), minlength=256)
+    yield from _areas(drawn, dict(zip(ids.tolist(), areas.tolist(), strict=True)))
     for row in counts:
         if pixels[row["class_id"]] != row["pixels"]:
             yield (
@@ -152,9 +174,8 @@ def _masks(image: dict[str, Any], objects: Rows, counts: Rows, masks: Rows) -> I
             )
 
 
-def _areas(areas: NDArray[np.int64], objects: Rows) -> Iterator[str]:
-    drawn = {int(i): int(areas[i]) for i in np.flatnonzero(areas) if i > 0}
-    told = {row["object_id"]: row["area"] for row in objects}
+def _areas(drawn: Mapping[int, int], told: Mapping[int, int]) -> Iterator[str]:
+    drawn = {key: area for key, area in drawn.items() if area}
     differing = {key for key in drawn.keys() | told.keys() if drawn.get(key) != told.get(key)}
     if differing:
         first = min(differing)
@@ -168,8 +189,15 @@ def _uris(table: pa.Table) -> list[tuple[str, str]]:
     return list(zip(table["uri"].to_pylist(), table["version"].to_pylist(), strict=True))
 
 
-def _by_image(table: pa.Table) -> dict[str, Rows]:
-    found: dict[str, Rows] = {}
-    for row in table.to_pylist():
-        found.setdefault(row["image_id"], []).append(row)
-    return found
+def _by_image(table: pa.Table) -> dict[str, pa.Table]:
+    """The rows of each image."""
+    ids = table["image_id"].combine_chunks().dictionary_encode()
+    if isinstance(ids, pa.ChunkedArray):
+        ids = ids.combine_chunks()
+    codes = ids.indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    ends = np.searchsorted(codes[order], np.arange(len(ids.dictionary) + 1))
+    return {
+        name: table.take(pa.array(order[ends[k] : ends[k + 1]]))
+        for k, name in enumerate(ids.dictionary.to_pylist())
+    }

@@ -50,10 +50,21 @@ def decode_tiles(
     instances = np.zeros((height, width), np.int32)
     for row in rows:
         window = (slice(row["y0"], row["y1"]), slice(row["x0"], row["x1"]))
-        semantic[window] = _from_png(row["semantic"])
-        names = np.array([0, *row["object_ids"]], np.int32)
-        instances[window] = names[_from_png(row["instances"])]
+        semantic[window], labels, object_ids = decode_tile(row)
+        instances[window] = np.append(0, object_ids).astype(np.int32)[labels]
     return semantic, instances
+
+
+def decode_tile(
+    row: Mapping[str, Any],
+) -> tuple[SemanticMap, NDArray[np.integer[Any]], NDArray[np.int64]]:
+    """The semantic map of a tile, its labels, and the object of each label from 1 on.
+
+    Raises:
+        DatasetError: it holds something else than PNGs.
+    """
+    semantic = _from_png(row["semantic"]).astype(np.uint8, copy=False)
+    return semantic, _from_png(row["instances"]), np.array(row["object_ids"], np.int64)
 
 
 def repaint_tile(row: Mapping[str, Any], classes: Mapping[int, int]) -> dict[str, Any]:
