@@ -13,6 +13,7 @@ JOBS = {
     "compact": "predictions → the same in few large files",
     "evaluate": "predictions and annotated images → accuracy",
     "count": "predictions → how many objects of each class",
+    "export": "predictions → OME-Zarr, GeoJSON, COCO or TIFF, for other tools",
     "overlay": "predictions → one picture of objects drawn over their images",
     "demo": "all of it on a small synthetic collection",
 }

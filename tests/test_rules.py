@@ -13,7 +13,7 @@ FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("jobs/*.py")])
 ROOMS = [
     "errors", "records", "grouping", "config", "parsing", "storage", "metrics", "figures",
     "collective", "methods", "models", "images", "drawing", "tables", "labels", "synthetic",
-    "plan", "counting", "evaluation", "overlay", "survey", "predicting", "large",
+    "plan", "counting", "evaluation", "overlay", "survey", "predicting", "exporting", "large",
     "training", "distributed",
 ]  # fmt: skip
 

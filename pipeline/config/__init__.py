@@ -8,7 +8,13 @@ from pipeline.config.collection import CollectionSettings
 from pipeline.config.labels import VAL_FRACTION, LabelSettings
 from pipeline.config.model import MethodSettings, NetworkSettings, NormalizeSettings
 from pipeline.config.predicting import PredictSettings, ReaderSettings, RegionSettings
-from pipeline.config.results import CountSettings, DemoSettings, EvaluateSettings, OverlaySettings
+from pipeline.config.results import (
+    CountSettings,
+    DemoSettings,
+    EvaluateSettings,
+    ExportSettings,
+    OverlaySettings,
+)
 from pipeline.config.training import (
     AugmentSettings,
     ConfiguredSettings,
@@ -29,6 +35,7 @@ __all__ = [
     "CountSettings",
     "DemoSettings",
     "EvaluateSettings",
+    "ExportSettings",
     "InspectSettings",
     "JobSettings",
     "LabelSettings",

@@ -49,6 +49,22 @@ class OverlaySettings(JobSettings):
     side: int = Field(320, ge=32, description="each is scaled to fit this many pixels")
 
 
+class ExportSettings(JobSettings):
+    """Write predicted objects in a format that other tools open."""
+
+    model_config = SettingsConfigDict(cli_prog_name="python -m jobs.export")
+
+    dataset: CliPositionalArg[str] = Field(description="folder or URI of the output dataset")
+    to: Literal["ome-zarr", "geojson", "coco", "tiff"] = Field(
+        description="ome-zarr: a pyramid of labels, for napari and QuPath; geojson: polygons; "
+        "coco: one JSON of instances; tiff: tiled labels"
+    )
+    target: str = Field("export", description="folder or URI to write to")
+    images: str | None = Field(
+        None, description="only images whose URI or file name matches, such as *.tif"
+    )
+
+
 class DemoSettings(JobSettings):
     """Make a small synthetic collection, train on it, predict, evaluate, count and draw."""
 

@@ -31,7 +31,7 @@ from pipeline.storage.files import (
 )
 from pipeline.storage.listing import list_files, list_names, list_paths, walk
 from pipeline.storage.ranges import open_seekable, read_ranges
-from pipeline.storage.streams import open_output
+from pipeline.storage.streams import open_file, open_output
 from pipeline.storage.unfinished import unfinished_files
 from pipeline.storage.uris import absolute, content_hash, join, name_of
 
@@ -50,6 +50,7 @@ __all__ = [
     "list_paths",
     "make_folder",
     "name_of",
+    "open_file",
     "open_output",
     "open_seekable",
     "read_bytes",

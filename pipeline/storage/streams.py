@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from typing import IO, Any, cast
 
@@ -77,3 +78,20 @@ class _Named:
 
     def seekable(self) -> bool:
         return False
+
+
+@contextlib.contextmanager
+def open_file(uri: str) -> Iterator[str]:
+    """The path of a local file to be written by whoever needs one; it goes to the URI at the end.
+
+    For libraries that go back in a file while they write it.
+
+    Raises:
+        StorageError: it can't be written.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "file")
+        yield path
+        with open_output(uri) as target, open(path, "rb") as source:
+            while part := source.read(_PART):
+                target.write(part)

@@ -1,0 +1,31 @@
+"""Write predicted objects in a format that other tools open."""
+
+import sys
+
+from jobs._console import console, live
+from jobs._main import DONE, run_job
+from pipeline.config import ExportSettings
+
+
+def work(settings: ExportSettings) -> int:
+    """Export image by image, and say where the files are."""
+    from pipeline import storage
+    from pipeline.exporting import FORMATS, WHOLE, choose_images
+    from pipeline.tables.dataset import OutputDataset
+
+    dataset = OutputDataset.open(settings.dataset)
+    target = storage.absolute(settings.target)
+    images = choose_images(dataset, settings.images)
+    with live("exporting") as show:
+        if settings.to in WHOLE:
+            WHOLE[settings.to](dataset, images, target)
+        else:
+            for done, image in enumerate(images):
+                show(done / len(images), f"{done:,}/{len(images):,} images")
+                FORMATS[settings.to](dataset, image, target)
+    console.print(f"{len(images):,} images: {settings.target}", highlight=False, markup=False)
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(ExportSettings, work))

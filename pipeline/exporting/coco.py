@@ -1,0 +1,82 @@
+"""COCO instances JSON, which pycocotools and most training code load: one file for all images."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from pipeline import storage
+from pipeline.exporting.base import Chosen, object_batches
+from pipeline.exporting.geojson import mask_of
+from pipeline.predicting.merging import encode_runs, runs_of
+from pipeline.records import thing_ids
+from pipeline.tables.dataset import OutputDataset
+from pipeline.tables.snapshot import Snapshot
+
+_COLUMNS = ["class_id", "score", "y0", "x0", "y1", "x1", "area", "rle"]
+
+
+def export_images(dataset: OutputDataset, images: list[Chosen], folder: str) -> None:
+    """`instances.json`; masks as compressed RLE over the whole image, as COCO has them."""
+
+    def write(snapshot: Snapshot) -> None:
+        with storage.open_output(storage.join(folder, "instances.json")) as file:
+            write_json(file.write, dataset, images, snapshot)
+
+    dataset.consistent(write)
+
+
+def write_json(
+    write: Callable[[bytes], object],
+    dataset: OutputDataset,
+    images: list[Chosen],
+    snapshot: Snapshot,
+) -> None:
+    """As it comes: annotations may be many."""
+    things = thing_ids(dataset.classes)
+    head = {
+        "info": {"description": f"predictions of {dataset.uri}"},
+        "categories": [
+            {"id": spec.id, "name": spec.name} for spec in dataset.classes if spec.id in things
+        ],
+        "images": [
+            {
+                "id": number,
+                "file_name": storage.name_of(image.uri),
+                "coco_url": image.uri,
+                "height": image.height,
+                "width": image.width,
+            }
+            for number, image in enumerate(images, 1)
+        ],
+    }
+    write(json.dumps(head)[:-1].encode() + b', "annotations": [\n')
+    before = b""
+    for annotation in _annotations(images, snapshot):
+        write(before + json.dumps(annotation).encode())
+        before = b",\n"
+    write(b"\n]}\n")
+
+
+def _annotations(images: list[Chosen], snapshot: Snapshot) -> Iterator[dict[str, Any]]:
+    number = 0
+    for image_number, image in enumerate(images, 1):
+        for batch in object_batches(snapshot, image, _COLUMNS):
+            for row in batch.to_pylist():
+                number += 1
+                mask = mask_of(row).astype(np.int32)
+                (runs,) = runs_of(mask, [1], (row["y0"], row["x0"]))
+                yield {
+                    "id": number,
+                    "image_id": image_number,
+                    "category_id": row["class_id"],
+                    "bbox": [row["x0"], row["y0"], row["x1"] - row["x0"], row["y1"] - row["y0"]],
+                    "area": row["area"],
+                    "score": row["score"],
+                    "iscrowd": 0,
+                    "segmentation": {
+                        "size": [image.height, image.width],
+                        "counts": encode_runs(runs, (0, 0, image.height, image.width)),
+                    },
+                }

@@ -1,0 +1,68 @@
+"""GeoJSON for QuPath and GIS tools: a polygon an object, along the edges of its pixels.
+
+Coordinates are x, y in pixels of the image, the first pixel spanning 0 to 1.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from pipeline import storage
+from pipeline.exporting.base import Chosen, object_batches
+from pipeline.predicting.merging import runs_of
+from pipeline.tables.dataset import OutputDataset
+from pipeline.tables.snapshot import Snapshot
+
+_COLUMNS = ["object_id", "class_name", "score", "y0", "x0", "y1", "x1", "area", "rle"]
+
+
+def export_image(dataset: OutputDataset, image: Chosen, folder: str) -> None:
+    """`<name>.geojson`, a FeatureCollection."""
+    uri = storage.join(folder, f"{image.name}.geojson")
+
+    def write(snapshot: Snapshot) -> None:
+        with storage.open_output(uri) as file:
+            file.write(b'{"type": "FeatureCollection", "features": [\n')
+            before = b""
+            for feature in _features(snapshot, image):
+                file.write(before + json.dumps(feature).encode())
+                before = b",\n"
+            file.write(b"\n]}\n")
+
+    dataset.consistent(write)
+
+
+def _features(snapshot: Snapshot, image: Chosen) -> Iterator[dict[str, Any]]:
+    for batch in object_batches(snapshot, image, _COLUMNS):
+        for row in batch.to_pylist():
+            polygon = outline(mask_of(row), (row["y0"], row["x0"]))
+            yield {
+                "type": "Feature",
+                "id": row["object_id"],
+                "geometry": shapely.geometry.mapping(polygon),
+                "properties": {
+                    "objectType": "detection",  # what QuPath shows it as
+                    "classification": {"name": row["class_name"]},
+                    "score": round(row["score"], 4),
+                    "area": row["area"],
+                },
+            }
+
+
+def mask_of(row: dict[str, Any]) -> NDArray[np.uint8]:
+    """(H, W) over the object's box."""
+    size = [row["y1"] - row["y0"], row["x1"] - row["x0"]]
+    mask: NDArray[np.uint8] = coco_mask.decode({"size": size, "counts": row["rle"].encode()})
+    return mask
+
+
+def outline(mask: NDArray[np.uint8], corner: tuple[int, int]) -> shapely.Geometry:
+    """The area that the pixels of a mask cover, which begins at `corner` of the image."""
+    (runs,) = runs_of(mask.astype(np.int32), [1], corner)
+    x, y0, y1 = runs.T
+    return shapely.union_all(shapely.box(x, y0, x + 1, y1)).simplify(0)
