@@ -44,7 +44,7 @@ def _features(snapshot: Snapshot, image: Chosen) -> Iterator[dict[str, Any]]:
             yield {
                 "type": "Feature",
                 "id": row["object_id"],
-                "geometry": shapely.geometry.mapping(polygon),
+                "geometry": json.loads(shapely.to_geojson(polygon)),
                 "properties": {
                     "objectType": "detection",  # what QuPath shows it as
                     "classification": {"name": row["class_name"]},

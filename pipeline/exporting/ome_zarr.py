@@ -28,7 +28,7 @@ def export_image(dataset: OutputDataset, image: Chosen, folder: str) -> None:
 
     def write(snapshot: Snapshot) -> None:
         storage.remove_folder(uri)
-        group = zarr.open_group(DoorStore(uri, read_only=False), mode="w", zarr_format=2)
+        group = zarr.create_group(DoorStore(uri, read_only=False), zarr_format=2)
         arrays = [
             group.create_array(
                 str(level),

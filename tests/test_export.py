@@ -1,0 +1,123 @@
+"""Exports say what the tables say, in the words of other tools."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import shapely
+import tifffile
+import zarr
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from jobs import export
+from jobs._main import run_job
+from pipeline.config import ExportSettings, MethodSettings
+from pipeline.methods import build_method
+from pipeline.predicting.objects import measure_objects
+from pipeline.records import PredictedImage, SourceImage
+from pipeline.synthetic import CLASSES
+from pipeline.tables import masks
+from pipeline.tables.dataset import OutputDataset
+from pipeline.tables.masks import decode_tiles
+from pipeline.tables.shard import Provenance, commit_shard
+from pipeline.tables.spec import DatasetSpec
+from tests.large_images import imagined_maps, nasty_scene
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> OutputDataset:
+    """Two images of several tiles each, of the same name in different folders, and one more."""
+    method = build_method(MethodSettings(name="instance", reach=32), CLASSES)
+    spec = DatasetSpec(classes=CLASSES, model="model", settings={})
+    found = OutputDataset.accepting(str(tmp_path_factory.mktemp("out")), spec)
+    found.create()
+    images = []
+    for name, seed, shape in (("a/one.tif", 1, (500, 331)), ("b/one.tif", 2, (130, 600)),
+                              ("b/two.tif", 3, (64, 64))):  # fmt: skip
+        pixels, label = nasty_scene(*shape, seed, foreground=2)
+        label.semantic[label.instances % 3 == 1] = 3
+        decoded = method.decode(imagined_maps(method, label, seed))
+        measures = measure_objects(decoded.instances, pixels, len(decoded.class_ids))
+        source = SourceImage(str(seed) * 12, f"s3://bucket/{name}", "1", 1)
+        images.append(PredictedImage(source, pixels.shape, decoded, measures))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "TILE", 200)
+        commit_shard(found.uri, images, [], CLASSES, Provenance("shard", "run", "model"))
+    return found
+
+
+def truth(dataset: OutputDataset, seed: int) -> np.ndarray:
+    where = pc.field("image_id") == str(seed) * 12
+    (row,) = dataset.read("images", ["height", "width"], where).to_pylist()
+    columns = ["y0", "x0", "y1", "x1", "semantic", "instances", "object_ids"]
+    tiles = dataset.read("masks", columns, where).to_pylist()
+    assert seed == 3 or len(tiles) > 2
+    return decode_tiles(tiles, row["height"], row["width"])[1]
+
+
+def exported(dataset: OutputDataset, kind: str, folder: Path, *flags: str) -> list[Path]:
+    words = [dataset.uri, "--to", kind, "--target", str(folder), *flags]
+    assert run_job(ExportSettings, export.work, words) == 0
+    return sorted(folder.iterdir())
+
+
+def test_label_tiffs(dataset: OutputDataset, tmp_path: Path) -> None:
+    files = exported(dataset, "tiff", tmp_path)
+    assert len(files) == 3
+    assert files[-1].name == "two.tif"
+    found = [tifffile.imread(file) for file in files]
+    assert any(np.array_equal(found[i], truth(dataset, 1)) for i in (0, 1))
+    assert any(np.array_equal(found[i], truth(dataset, 2)) for i in (0, 1))
+    assert np.array_equal(found[2], truth(dataset, 3))
+
+
+def test_a_pyramid_of_labels(dataset: OutputDataset, tmp_path: Path) -> None:
+    (folder,) = exported(dataset, "ome-zarr", tmp_path, "--images", "*/a/*")
+    group = zarr.open_group(str(folder), mode="r")
+    (multiscale,) = group.attrs["multiscales"]
+    assert [entry["path"] for entry in multiscale["datasets"]] == ["0", "1"]
+    whole = truth(dataset, 1)
+    for level, step in ((0, 1), (1, 2)):
+        assert np.array_equal(group[str(level)][:], whole[::step, ::step])
+
+
+def test_polygons_cover_the_pixels_of_objects(dataset: OutputDataset, tmp_path: Path) -> None:
+    (file,) = exported(dataset, "geojson", tmp_path, "--images", "two.tif")
+    found = json.loads(file.read_text())
+    whole = truth(dataset, 3)
+    areas = np.bincount(whole.ravel())
+    assert len(found["features"]) == len(areas) - 1
+    for feature in found["features"]:
+        polygon = shapely.from_geojson(json.dumps(feature["geometry"]))
+        assert polygon.is_valid
+        assert polygon.area == areas[feature["id"]] == feature["properties"]["area"]
+        y, x = np.nonzero(whole == feature["id"])
+        assert shapely.contains_xy(polygon, x + 0.5, y + 0.5).all()
+
+
+def test_coco_loads_with_pycocotools(dataset: OutputDataset, tmp_path: Path) -> None:
+    (file,) = exported(dataset, "coco", tmp_path)
+    coco = COCO(str(file))
+    assert {c["name"] for c in coco.loadCats(coco.getCatIds())} == {"cell", "crystal"}
+    for seed, image_id in ((1, 1), (2, 2), (3, 3)):
+        whole = truth(dataset, seed)
+        drawn = np.zeros_like(whole)
+        for i, annotation in enumerate(coco.loadAnns(coco.getAnnIds(imgIds=[image_id])), 1):
+            mask = coco.annToMask(annotation)
+            assert mask.sum() == annotation["area"] == coco_mask.area(coco.annToRLE(annotation))
+            y, x = np.nonzero(mask)
+            x0, y0, width, height = annotation["bbox"]
+            assert (x.min(), y.min()) == (x0, y0)
+            assert (np.ptp(x) + 1, np.ptp(y) + 1) == (width, height)
+            drawn[mask > 0] = i
+        pairs = np.unique(np.stack([drawn.ravel(), whole.ravel()]), axis=1)
+        assert pairs.shape[1] == len(np.unique(whole))
+
+
+def test_nothing_to_export_is_told(dataset: OutputDataset, capsys: pytest.CaptureFixture) -> None:
+    words = [dataset.uri, "--to", "coco", "--images", "*.png"]
+    assert run_job(ExportSettings, export.work, words) == 1
+    assert "holds no image that matches *.png" in capsys.readouterr().err
