@@ -62,6 +62,40 @@ def test_tiled_equals_whole(engine: TorchEngine, size: int, shape: tuple[int, in
         )
 
 
+@pytest.mark.parametrize("blend", ["core", "gaussian"])
+def test_a_part_has_the_maps_of_the_whole(engine: TorchEngine, blend: str) -> None:
+    """Whatever part is asked for, with as little of the image as it says that it needs."""
+    image = make_scene(200, 310, 60, 3).image
+    settings = RegionSettings(size=48, halo=8, blend=blend)
+    predictor = Predictor(engine, 3, NormalizeSettings(), settings)
+    prepared = predictor.prepare(image)
+    (whole,) = predictor.predict([prepared])
+    for core in (Box(0, 0, 48, 96), Box(48, 96, 144, 192), Box(144, 288, 200, 310)):
+        box = predictor.cutting.window(core, 200, 310)
+        window = prepared[box.y0 : box.y1, box.x0 : box.x1]
+        part = predictor.predict_core(window, (box.y0, box.x0), core, (200, 310))
+        for name, plane in whole.items():
+            expected = plane[core.y0 : core.y1, core.x0 : core.x1].astype(int)
+            # Sums in another order may round one step of 255 the other way, no more.
+            assert np.abs(expected - part[name]).max() <= 1, name
+
+
+def test_blending_smooths_what_too_small_a_halo_cuts(engine: TorchEngine) -> None:
+    """With less than the network's context, neighbours disagree where their cores meet."""
+    image = make_scene(240, 240, 60, 9).image
+    jumps = {}
+    for blend in ("core", "gaussian"):
+        settings = RegionSettings(size=48, halo=8, blend=blend)
+        predictor = Predictor(engine, 3, NormalizeSettings(), settings)
+        exact = Predictor(engine, 3, NormalizeSettings(), RegionSettings())
+        truth = exact.predict([exact.prepare(image)])[0]["foreground"].astype(int)
+        found = predictor.predict([predictor.prepare(image)])[0]["foreground"].astype(int)
+        error = found - truth
+        seams = [48, 96, 144, 192]
+        jumps[blend] = np.abs(error[seams] - error[[s - 1 for s in seams]]).mean()
+    assert jumps["gaussian"] < 0.9 * jumps["core"]
+
+
 def test_sharing_a_batch_changes_nothing(engine: TorchEngine) -> None:
     predictor = Predictor(engine, 3, NormalizeSettings(), RegionSettings())
     shapes = [(60, 60), (64, 64), (57, 61), (20, 90), (1, 1)]

@@ -43,6 +43,12 @@ class RegionSettings(Section):
     halo: int | None = Field(
         None, ge=0, description="pixels read around the core; by default the network's context"
     )
+    blend: Literal["core", "gaussian"] = Field(
+        "core",
+        description="where read boxes overlap: core takes the outputs of the region that answers "
+        "for a pixel, which with the default halo are those of the whole image; gaussian the "
+        "weighted mean of all that see it",
+    )
     spread: int = Field(
         2048,
         ge=16,
@@ -130,6 +136,8 @@ class PredictSettings(CollectionSettings, WritingSettings):
         found = self.model_dump(mode="json", include=keys)
         for key in ("spread", "large"):
             del found["regions"][key]  # in parts is as a whole
+        if found["regions"]["blend"] == "core":
+            del found["regions"]["blend"]
         for key in ("level", "mpp"):
             if not found["reader"][key]:  # as it was before there was a choice
                 del found["reader"][key]

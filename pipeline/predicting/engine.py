@@ -41,7 +41,7 @@ def device_name(device: torch.device, dtype: torch.dtype) -> str:
 
 
 class TorchEngine:
-    """Runs a network in evaluation mode and keeps the method's maps of its outputs.
+    """Runs a network in evaluation mode; what its outputs mean is the method's business.
 
     The weights are copied: the network that was given stays as it is.
 
@@ -68,12 +68,11 @@ class TorchEngine:
         self.network = fused.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
-    def __call__(self, images: NDArray[np.float32]) -> dict[str, NDArray[np.uint8]]:
-        """(B, H, W, C) normalised → map → (B, H, W)."""
+    def __call__(self, images: NDArray[np.float32]) -> Mapping[str, torch.Tensor]:
+        """(B, H, W, C) normalised → head → (B, K, H, W) logits, on the device."""
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last in memory
         seen = batch.to(self.device, self.dtype)
-        outputs = look(self.network, seen, self.views, self.method.directed)
-        return {name: plane.cpu().numpy() for name, plane in self.method.maps(outputs).items()}
+        return look(self.network, seen, self.views, self.method.directed)
 
 
 def look(

@@ -6,45 +6,23 @@ files, tables, Ray.
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.config import NormalizeSettings, RegionSettings
 from pipeline.images.normalize import match_channels, measure_range, normalize
+from pipeline.predicting.canvas import BlendedCanvas, Canvas
 from pipeline.predicting.engine import TorchEngine
 from pipeline.predicting.regions import Cutting, Region
 from pipeline.records import Box, Maps, Pixels
 
 
-@dataclass
-class _Canvas:
-    """The maps of a core on their way."""
-
-    pixels: NDArray[np.float32]
-    """(H, W, C) of the image from `corner` on."""
-    corner: tuple[int, int]
-    core: Box
-    size: tuple[int, int]
-    """Height and width of the image."""
-    maps: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
-    """(H, W) of the core each."""
-
-    def paste(self, name: str, plane: NDArray[np.uint8], region: Region) -> None:
-        """The core of a region, from the map of what it has read."""
-        core, read = region.core, region.read
-        shape = (self.core.y1 - self.core.y0, self.core.x1 - self.core.x0)
-        whole = self.maps.setdefault(name, np.empty(shape, np.uint8))
-        whole[
-            core.y0 - self.core.y0 : core.y1 - self.core.y0,
-            core.x0 - self.core.x0 : core.x1 - self.core.x0,
-        ] = plane[core.y0 - read.y0 : core.y1 - read.y0, core.x0 - read.x0 : core.x1 - read.x0]
-
-
 @dataclass(frozen=True)
 class _Task:
-    canvas: _Canvas
+    canvas: Canvas
     region: Region
 
 
@@ -76,10 +54,11 @@ class Predictor:
     def predict(self, images: Sequence[NDArray[np.float32]]) -> list[Maps]:
         """Prepared images (H, W, C) → their maps (H, W)."""
         wholes = [
-            _Canvas(image, (0, 0), Box(0, 0, *image.shape[:2]), image.shape[:2]) for image in images
+            self._canvas(image, (0, 0), Box(0, 0, *image.shape[:2]), image.shape[:2])
+            for image in images
         ]
         self._predict(wholes)
-        return [whole.maps for whole in wholes]
+        return [whole.maps() for whole in wholes]
 
     def predict_core(
         self,
@@ -94,18 +73,29 @@ class Predictor:
             pixels: (H, W, C) of `Cutting.window`, prepared, which begin at `corner`.
             size: height and width of the image.
         """
-        canvas = _Canvas(pixels, corner, core, size)
+        canvas = self._canvas(pixels, corner, core, size)
         self._predict([canvas])
-        return canvas.maps
+        return canvas.maps()
 
-    def _predict(self, canvases: Sequence[_Canvas]) -> None:
+    def _canvas(
+        self,
+        pixels: NDArray[np.float32],
+        corner: tuple[int, int],
+        core: Box,
+        size: tuple[int, int],
+    ) -> Canvas:
+        kind = BlendedCanvas if self.cutting.blended else Canvas
+        return kind(pixels, corner, core, size, self.engine.method)
+
+    @torch.inference_mode()
+    def _predict(self, canvases: Sequence[Canvas]) -> None:
         for batch in self._batches(canvases):
             outputs = self.engine(np.stack([self._read(task) for task in batch]))
+            taken = batch[0].canvas.taken(self.engine.method, outputs)
             for i, task in enumerate(batch):
-                for name, plane in outputs.items():
-                    task.canvas.paste(name, plane[i], task.region)
+                task.canvas.add({name: planes[i] for name, planes in taken.items()}, task.region)
 
-    def _batches(self, canvases: Sequence[_Canvas]) -> Iterator[list[_Task]]:
+    def _batches(self, canvases: Sequence[Canvas]) -> Iterator[list[_Task]]:
         stride = self.engine.stride
         alike: defaultdict[tuple[int, int], list[_Task]] = defaultdict(list)
         for canvas in canvases:

@@ -31,15 +31,29 @@ class Cutting:
     halo: int
     """Pixels read around it, likewise."""
     stride: int
+    blended: bool = False
+    """Whether a pixel's outputs are those of every region that reads it."""
 
     @classmethod
     def of(cls, settings: RegionSettings, stride: int, context: int) -> "Cutting":
         """As the settings say, for a network of this stride and context."""
         halo = context if settings.halo is None else settings.halo
-        return cls(_round_up(settings.size, stride), _round_up(halo, stride), stride)
+        return cls(
+            _round_up(settings.size, stride),
+            _round_up(halo, stride),
+            stride,
+            settings.blend == "gaussian",
+        )
 
     def regions(self, height: int, width: int, within: Box | None = None) -> Iterator[Region]:
-        """Of an image, or those whose core begins in a part of it."""
+        """Of an image, or those whose outputs a part of it depends on."""
+        if within is not None and self.blended:
+            within = Box(
+                max(within.y0 - self.halo, 0),
+                max(within.x0 - self.halo, 0),
+                min(within.y1 + self.halo, height),
+                min(within.x1 + self.halo, width),
+            )
         return cut_regions(
             height, width, size=self.size, halo=self.halo, stride=self.stride, within=within
         )
@@ -68,12 +82,12 @@ def cut_regions(
         size: side of a core in pixels; rounded up to a multiple of `stride`.
         halo: least pixels read around a core; rounded up likewise.
         stride: the network's.
-        within: only those whose core begins in here; by default all.
+        within: only those whose core touches this; by default all.
     """
     size, halo = _round_up(size, stride), _round_up(halo, stride)
     part = within or Box(0, 0, height, width)
-    for y0 in range(_round_up(part.y0, size), part.y1, size):
-        for x0 in range(_round_up(part.x0, size), part.x1, size):
+    for y0 in range(part.y0 // size * size, part.y1, size):
+        for x0 in range(part.x0 // size * size, part.x1, size):
             core = Box(y0, x0, min(y0 + size, height), min(x0 + size, width))
             read = Box(
                 max(core.y0 - halo, 0),
