@@ -80,20 +80,21 @@ def test_a_part_has_the_maps_of_the_whole(engine: TorchEngine, blend: str) -> No
             assert np.abs(expected - part[name]).max() <= 1, name
 
 
-def test_blending_smooths_what_too_small_a_halo_cuts(engine: TorchEngine) -> None:
+def test_blending_softens_the_seams_of_too_small_a_halo(engine: TorchEngine) -> None:
     """With less than the network's context, neighbours disagree where their cores meet."""
     image = make_scene(240, 240, 60, 9).image
-    jumps = {}
+    excess = {}
     for blend in ("core", "gaussian"):
-        settings = RegionSettings(size=48, halo=8, blend=blend)
+        settings = RegionSettings(size=24, halo=12, blend=blend)
         predictor = Predictor(engine, 3, NormalizeSettings(), settings)
         exact = Predictor(engine, 3, NormalizeSettings(), RegionSettings())
         truth = exact.predict([exact.prepare(image)])[0]["foreground"].astype(int)
         found = predictor.predict([predictor.prepare(image)])[0]["foreground"].astype(int)
         error = found - truth
-        seams = [48, 96, 144, 192]
-        jumps[blend] = np.abs(error[seams] - error[[s - 1 for s in seams]]).mean()
-    assert jumps["gaussian"] < 0.9 * jumps["core"]
+        jump = np.abs(np.diff(error, axis=0)).mean(1)
+        seams = np.arange(24, 240, 24) - 1
+        excess[blend] = jump[seams].mean() - np.delete(jump, seams).mean()
+    assert 0 < excess["gaussian"] < 0.8 * excess["core"]
 
 
 def test_sharing_a_batch_changes_nothing(engine: TorchEngine) -> None:
