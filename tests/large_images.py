@@ -69,7 +69,7 @@ def nasty_scene(height: int, width: int, seed: int, foreground: int = 1) -> tupl
         points = np.array([place() for _ in range(4)], np.int32)
         cv2.polylines(canvas, [points], False, 1, thickness)
         put(canvas)
-    for radius in (*rng.integers(60, 140, 3), *rng.integers(3, 16, height * width // 2500)):
+    for radius in (*rng.integers(40, 90, 2), *rng.integers(3, 14, height * width // 700)):
         canvas = np.zeros((height, width), np.uint8)
         axes = (int(radius), max(2, int(radius * rng.uniform(0.5, 1))))
         cv2.ellipse(canvas, place(), axes, rng.uniform(0, 180), 0, 360, 1, cv2.FILLED)

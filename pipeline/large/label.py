@@ -208,5 +208,6 @@ def _cut_labels(instances: InstanceMap, core: Box, grid: Grid) -> NDArray[np.int
 
 
 def _certainty(instances: InstanceMap, n: int, ballot: Ballot) -> NDArray[np.int64]:
-    total = np.bincount(instances.ravel(), ballot.certainty.ravel(), minlength=n + 1)[1:]
+    claimed = instances > 0
+    total = np.bincount(instances[claimed], ballot.certainty[claimed], minlength=n + 1)[1:]
     return total.astype(np.int64)

@@ -62,22 +62,19 @@ def runs_of(
     instances: InstanceMap, labels: Sequence[int], corner: tuple[int, int]
 ) -> list[NDArray[np.int32]]:
     """(R, 3) runs of each of these labels of an (H, W) map that begins at `corner`."""
-    height, width = instances.shape
     chosen = np.zeros(int(instances.max(initial=0)) + 1, bool)
     chosen[list(labels)] = True
-    columns = np.where(chosen[instances], instances, 0).T
-    # A row of zeros between the columns, so that no run goes on in the next one.
-    flat = np.zeros((width, height + 1), np.int32)
-    flat[:, 1:] = columns
-    change = np.flatnonzero(np.diff(flat.ravel(), append=0)) + 1
-    values = np.append(flat.ravel(), 0)[change]
-    starts, ends = change[:-1][values[:-1] > 0], change[1:][values[:-1] > 0]
-    found = values[:-1][values[:-1] > 0]
-    x, y0 = np.divmod(starts, height + 1)
-    y1 = y0 + ends - starts
-    runs = np.stack([x + corner[1], y0 - 1 + corner[0], y1 - 1 + corner[0]], 1).astype(np.int32)
-    order = np.argsort(found, kind="stable")
-    bounds = np.searchsorted(found[order], [[label, label + 1] for label in labels])
+    x, y = np.nonzero(chosen[instances].T)  # column by column, and down each
+    found = instances[y, x]
+    begins = np.ones(len(x), bool)
+    begins[1:] = (x[1:] != x[:-1]) | (y[1:] != y[:-1] + 1) | (found[1:] != found[:-1])
+    starts = np.flatnonzero(begins)
+    lengths = np.diff(starts, append=len(x))
+    top = y[starts] + corner[0]
+    runs = np.stack([x[starts] + corner[1], top, top + lengths], 1).astype(np.int32)
+    owner = found[starts]
+    order = np.argsort(owner, kind="stable")
+    bounds = np.searchsorted(owner[order], [[label, label + 1] for label in labels])
     return [runs[order[a:b]] for a, b in bounds.reshape(-1, 2)]
 
 
