@@ -6,8 +6,8 @@
 A tiled, compressed TIFF of bright discs that do not touch, of which it is known how many there
 are, and a network whose weights make it a threshold between disc and background: so the count has
 to be right to the object. Each image is predicted as a user would, in processes of its own. Memory
-is the proportional set size of the driver and every process below it, four times a second; the
-baseline is the same job on an image of 64 x 64.
+is the proportional set size of the driver and every process below it, once a second; the baseline
+is the same job on an image of 64 x 64.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def run(image: Path, model: str, folder: Path, flags: list[str]) -> tuple[int, f
     job = subprocess.Popen([sys.executable, "-m", "jobs.predict", *words])
     while job.poll() is None:
         peak = max(peak, proportional_bytes(psutil.Process(job.pid)))
-        time.sleep(0.25)
+        time.sleep(1)
     assert job.returncode == 0
     return peak, time.perf_counter() - started
 

@@ -7,9 +7,13 @@ from pipeline import storage
 from pipeline.config import ReaderSettings
 from pipeline.drawing import Picture, draw, frame, grid, legend
 from pipeline.errors import DatasetError
-from pipeline.images.reader import decode_image
+from pipeline.images.windows import open_windows, read_whole
+from pipeline.records import Box, Pixels
 from pipeline.tables.dataset import OutputDataset
-from pipeline.tables.masks import decode_tiles
+from pipeline.tables.masks import decode_window
+
+_LARGE = 4096  # pixels of a side, from which only the middle of an image is drawn
+_MIDDLE = 1024
 
 
 def draw_sheet(dataset: OutputDataset, images: int, side: int) -> Picture:
@@ -32,10 +36,29 @@ def draw_sheet(dataset: OutputDataset, images: int, side: int) -> Picture:
 
 def _cell(dataset: OutputDataset, row: dict[str, object], side: int) -> Picture:
     uri, height, width = str(row["uri"]), int(str(row["height"])), int(str(row["width"]))
-    pixels = decode_image(storage.read_bytes(uri), uri, ReaderSettings(allow_misnamed=True))
+    box = _shown(height, width)
+    where = pc.field("image_id") == row["image_id"]
+    for low, high, first, last in (("y0", "y1", box.y0, box.y1), ("x0", "x1", box.x0, box.x1)):
+        where = where & (pc.field(low) < last) & (pc.field(high) > first)
     columns = ["y0", "x0", "y1", "x1", "semantic", "instances", "object_ids"]
-    tiles = dataset.read("masks", columns, pc.field("image_id") == row["image_id"]).to_pylist()
-    semantic, instances = decode_tiles(tiles, height, width)
-    scale = side / max(height, width)
+    semantic, instances = decode_window(dataset.read("masks", columns, where).to_pylist(), box)
+    pixels = _read(uri, box, dataset.spec.settings.get("reader", {}))
+    scale = side / max(semantic.shape)
     picture = draw(pixels, semantic, instances, dataset.classes, scale)
-    return frame(picture, side, f"{storage.name_of(uri)}: {row['n_objects']} objects")
+    middle = "" if box == (0, 0, height, width) else ", its middle"
+    return frame(picture, side, f"{storage.name_of(uri)}: {row['n_objects']} objects{middle}")
+
+
+def _shown(height: int, width: int) -> Box:
+    """The whole of an image, or the middle of one whose objects would be too small to see."""
+    if max(height, width) <= _LARGE:
+        return Box(0, 0, height, width)
+    y, x = max((height - _MIDDLE) // 2, 0), max((width - _MIDDLE) // 2, 0)
+    return Box(y, x, min(y + _MIDDLE, height), min(x + _MIDDLE, width))
+
+
+def _read(uri: str, box: Box, reader: dict[str, object]) -> Pixels:
+    """As it was read for the prediction."""
+    settings = ReaderSettings.model_validate(reader | {"allow_misnamed": True})
+    image = open_windows(uri, settings) or read_whole(uri, -1, settings)
+    return image.read(box)

@@ -15,9 +15,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _METHODS = (b"GET ", b"PUT ", b"POST ", b"HEAD ", b"DELETE ")
-_SLOW_DOWN = (
-    b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+_ANSWERS = (
+    (
+        "slow_down",
+        b"503 Slow Down",
+        b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>",
+    ),
+    (
+        "expired",
+        b"403 Forbidden",
+        b"<Error><Code>ExpiredToken</Code><Message>The token has expired.</Message></Error>",
+    ),
 )
+"""Fault, status and body of what the store itself would answer."""
 
 
 @dataclass
@@ -28,6 +38,8 @@ class Faults:
     """Seconds before each request."""
     slow_down: float = 0
     """Answered with 503 SlowDown."""
+    expired: float = 0
+    """Answered with 403 ExpiredToken, as when a session's credentials have run out."""
     reset: float = 0
     """The connection is reset before an answer."""
     cut: float = 0
@@ -116,14 +128,15 @@ class FaultProxy:
         if self._strikes("reset"):
             client.reset()
             return False
-        if self._strikes("slow_down"):
-            client.writer.write(
-                b"HTTP/1.1 503 Slow Down\r\nContent-Type: application/xml\r\n"
-                b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(_SLOW_DOWN)
-            )
-            client.writer.write(b"" if head.startswith(b"HEAD") else _SLOW_DOWN)
-            await client.writer.drain()
-            return False
+        for fault, status, body in _ANSWERS:
+            if self._strikes(fault):
+                client.writer.write(
+                    b"HTTP/1.1 %b\r\nContent-Type: application/xml\r\n"
+                    b"Connection: close\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+                )
+                client.writer.write(b"" if head.startswith(b"HEAD") else body)
+                await client.writer.drain()
+                return False
         client.losing = head.startswith(b"PUT ") and self._strikes("lost_answer")
         return True
 

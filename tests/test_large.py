@@ -4,11 +4,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from pipeline.config import MethodSettings
+from pipeline.config import MethodSettings, RegionSettings
 from pipeline.methods import build_method
-from pipeline.records import ClassSpec
-from tests.large_images import assert_same, cut_maps, imagined_maps, in_parts, nasty_scene, whole
+from pipeline.models.weights import ModelBundle, load_bundle
+from pipeline.predicting.engine import TorchEngine
+from pipeline.predicting.predictor import Predictor
+from pipeline.records import Box, ClassSpec
+from tests.conftest import ROOT
+from tests.large_images import (
+    Tables,
+    assert_same,
+    cut_maps,
+    imagined_maps,
+    in_parts,
+    nasty_scene,
+    network_maps,
+    whole,
+)
 
 CLASSES = (
     ClassSpec(id=0, name="background", kind="background"),
@@ -18,7 +32,10 @@ CLASSES = (
 )
 
 
-@pytest.mark.parametrize("seed", range(20))
+SEEDS = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 20))]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("name", ["instance", "semantic"])
 def test_parts_are_as_the_whole(tmp_path: Path, name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -34,3 +51,66 @@ def test_parts_are_as_the_whole(tmp_path: Path, name: str, seed: int) -> None:
     )
     assert len(expected.objects) > 20
     assert_same(found, expected)
+
+
+@pytest.fixture(scope="module")
+def nuclei() -> ModelBundle:
+    """The real network that ships."""
+    return load_bundle(str(ROOT / "models/nuclei"))
+
+
+def engine(bundle: ModelBundle, dtype: torch.dtype) -> TorchEngine:
+    method = build_method(bundle.spec.method, bundle.spec.classes)
+    return TorchEngine(bundle.network, method, torch.device("cpu"), dtype)
+
+
+def both_ways(
+    bundle: ModelBundle, dtype: torch.dtype, seed: int, folder: Path
+) -> tuple[Tables, Tables]:
+    """A scene predicted at once, and in parts of its own."""
+    rng = np.random.default_rng(seed)
+    height, width = (int(n) for n in rng.integers(250, 700, 2))
+    pixels, _ = nasty_scene(height, width, seed)
+    runs = engine(bundle, dtype)
+    normalize = bundle.spec.normalize
+
+    def predictor(size: int) -> Predictor:
+        return Predictor(runs, bundle.spec.channels, normalize, RegionSettings(size=size))
+
+    at_once = predictor(1024)
+    maps = network_maps(at_once, pixels)(Box(0, 0, height, width))
+    tiled = predictor(int(rng.integers(96, 256)))
+    side = tiled.cutting.side_of_parts(1)
+    maps_of = network_maps(tiled, pixels)
+    return (
+        whole(folder / "whole", runs.method, maps, pixels),
+        in_parts(folder / "parts", runs.method, side, pixels, maps_of),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40))
+def test_the_real_network_in_parts_is_as_at_once(
+    nuclei: ModelBundle, seed: int, tmp_path: Path
+) -> None:
+    at_once, in_parts = both_ways(nuclei, torch.float32, seed, tmp_path)
+    assert len(at_once.objects) > 20
+    assert_same(in_parts, at_once)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(40, 50))
+def test_the_real_network_in_bfloat16(nuclei: ModelBundle, seed: int, tmp_path: Path) -> None:
+    """Where sums are rounded to 8 bits, pixels may differ, and no object is lost or doubled."""
+    at_once, in_parts = both_ways(nuclei, torch.bfloat16, seed, tmp_path)
+    assert len(in_parts.objects) == len(at_once.objects) > 20
+    a, b = at_once.instances, in_parts.instances
+    pairs, overlap = np.unique(
+        np.stack([a.ravel(), b.ravel()])[:, (a > 0).ravel() & (b > 0).ravel()],
+        axis=1, return_counts=True,
+    )  # fmt: skip
+    areas = np.bincount(a.ravel()), np.bincount(b.ravel())
+    iou = overlap / (areas[0][pairs[0]] + areas[1][pairs[1]] - overlap)
+    matched = iou > 0.5
+    assert matched.sum() == len(at_once.objects)
+    assert iou[matched].mean() > 0.99

@@ -101,3 +101,25 @@ def test_a_wrong_secret_is_one_line_and_writes_nothing(
     assert "AWS_SECRET_ACCESS_KEY" in line
     assert "not-the-secret" not in line
     assert not fsspec.filesystem("s3", use_listings_cache=False).find(f"{bucket}/faults/wrong")
+
+
+@pytest.mark.slow
+def test_credentials_that_expire_end_the_run_and_new_ones_go_on(
+    on_s3: tuple[str, str],
+    undisturbed: Path,
+    bucket: str,
+    faulty_store: FaultProxy,
+    tmp_path: Path,
+) -> None:
+    output = f"{bucket}/faults/expired"
+    fs = fsspec.filesystem("s3", use_listings_cache=False)
+    words = predict_words(*on_s3, output, "--images-per-shard", "2")
+    job = Job.start(words, tmp_path / "log")
+    job.wait_until(lambda: len(fs.find(f"{output}/images")) >= 3)
+    faulty_store.faults = Faults(expired=1)
+    assert job.wait() == 1
+    assert "the session token has expired: log in again" in job.text().splitlines()[-1]
+    faulty_store.faults = Faults()
+    again = Job.start(words, tmp_path / "log2")
+    assert again.wait() == 0, again.text()
+    assert_same(fetched(output, tmp_path / "out"), undisturbed, without=("shard",))

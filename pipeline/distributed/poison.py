@@ -73,7 +73,7 @@ def _try(
         return "memory", "needs more memory than a process of this cluster may have"
     except RayError as error:
         return "crash", f"ends the process that works on it ({type(error).__name__})"
-    if failure is None or failure.of_the_store:
+    if failure is None or failure.of_the_store or failure.too_large:
         return None
     failure.raise_if_fatal()
     if failure.kind == MemoryError.__name__:

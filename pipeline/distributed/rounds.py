@@ -23,7 +23,7 @@ from pipeline.distributed.listening import listening
 from pipeline.distributed.poison import Poison, find_poison
 from pipeline.distributed.predict import stream_shards
 from pipeline.distributed.session import Resources, renew_session, user_error
-from pipeline.distributed.stages import GraphSettings, ShardResult
+from pipeline.distributed.stages import GraphSettings, ShardResult, is_listed_large
 from pipeline.errors import TesseraError
 from pipeline.records import Shard
 from pipeline.tables.layout import shard_file
@@ -84,11 +84,15 @@ class Rounds:
     def _finish(self, left: dict[str, Shard]) -> Iterator[ShardResult]:
         tries: Counter[str] = Counter()
         barren = 0
+        reader = self.settings.predict.reader
+        yield from self._in_parts(left, [one for one in left if is_listed_large(left[one], reader)])
         while left:
             before, failures = len(left), dict[str, Failure]()
             problem = yield from self._round(left, failures)
             yield from self._found_committed(left)
-            yield from self._in_parts(left, failures)
+            large = [one for one, why in failures.items() if why.too_large and one in left]
+            yield from self._in_parts(left, large)
+            failures = {shard: why for shard, why in failures.items() if shard in left}
             if not left:
                 return
             barren = 0 if len(left) < before else barren + 1
@@ -137,13 +141,10 @@ class Rounds:
             return error
         return None
 
-    def _in_parts(
-        self, left: dict[str, Shard], failures: dict[str, Failure]
-    ) -> Iterator[ShardResult]:
-        """Shards of which a process has said that they are too large for it."""
-        chosen = [shard for shard, why in failures.items() if why.too_large and shard in left]
+    def _in_parts(self, left: dict[str, Shard], chosen: list[str]) -> Iterator[ShardResult]:
+        """Shards that are too large for one process."""
         for result in self.large.compute([left[shard] for shard in chosen], self.poison):
-            del left[result.shard], failures[result.shard]
+            del left[result.shard]
             yield result
 
     def _found_committed(self, left: dict[str, Shard]) -> Iterator[ShardResult]:

@@ -33,7 +33,7 @@ from pipeline.images.windows import is_zarr
 from pipeline.models.bundle import BundleSpec
 from pipeline.models.context import network_context
 from pipeline.predicting.regions import Cutting
-from pipeline.records import Classes, Maps, Pixels, PredictedImage, Reject, SourceImage
+from pipeline.records import Classes, Maps, Pixels, PredictedImage, Reject, Shard, SourceImage
 
 if TYPE_CHECKING:  # imported by the processes that need it
     from pipeline.predicting.predictor import Predictor
@@ -251,8 +251,6 @@ def _stage(table: pa.Table, work: Callable[[Block, pa.Table], pa.Table]) -> pa.T
 
 def _read_block(block: Block, table: pa.Table, settings: PredictSettings) -> pa.Table:
     admit = _Admission(settings)
-    for image in block.images:
-        admit.check(image.source)
     with ThreadPoolExecutor(_READ_THREADS) as pool:
         read = partial(_read_image, reader=settings.reader, admit=admit)
         found = list(pool.map(read, block.images))
@@ -261,19 +259,20 @@ def _read_block(block: Block, table: pa.Table, settings: PredictSettings) -> pa.
     return to_table(replace(block, images=images, peak_memory=peak))
 
 
+def is_listed_large(shard: Shard, reader: ReaderSettings) -> bool:
+    """Whether the listing says already that a shard has an image to be worked on in parts."""
+    return bool(reader.level or reader.mpp) or any(
+        is_zarr(image.uri) or image.size > _LARGE_FILE for image in shard.images
+    )
+
+
 class _Admission:
     """Lets images in while they are small, alone and together."""
 
     def __init__(self, settings: PredictSettings) -> None:
         self.largest = settings.regions.large
-        self.by_level = bool(settings.reader.level or settings.reader.mpp)
         self.left = max(_MOST_PIXELS, self.largest)
         self.lock = threading.Lock()
-
-    def check(self, source: SourceImage) -> None:
-        """By what the listing says."""
-        if self.by_level or is_zarr(source.uri) or source.size > _LARGE_FILE:
-            raise ShardTooLarge(f"{source.uri} is read in parts")
 
     def __call__(self, height: int, width: int) -> None:
         """By what the file says of its size; called by several threads."""

@@ -46,12 +46,21 @@ def decode_tiles(
     rows: Iterable[Mapping[str, Any]], height: int, width: int
 ) -> tuple[SemanticMap, InstanceMap]:
     """The maps of one image from its rows of the masks table."""
-    semantic = np.zeros((height, width), np.uint8)
-    instances = np.zeros((height, width), np.int32)
+    return decode_window(rows, Box(0, 0, height, width))
+
+
+def decode_window(rows: Iterable[Mapping[str, Any]], box: Box) -> tuple[SemanticMap, InstanceMap]:
+    """The maps of a box of one image from the rows of the masks table that touch it."""
+    shape = (box.y1 - box.y0, box.x1 - box.x0)
+    semantic, instances = np.zeros(shape, np.uint8), np.zeros(shape, np.int32)
     for row in rows:
-        window = (slice(row["y0"], row["y1"]), slice(row["x0"], row["x1"]))
-        semantic[window], labels, object_ids = decode_tile(row)
-        instances[window] = np.append(0, object_ids).astype(np.int32)[labels]
+        classes, labels, object_ids = decode_tile(row)
+        y0, x0 = max(row["y0"], box.y0), max(row["x0"], box.x0)
+        y1, x1 = min(row["y1"], box.y1), min(row["x1"], box.x1)
+        here = (slice(y0 - box.y0, y1 - box.y0), slice(x0 - box.x0, x1 - box.x0))
+        there = (slice(y0 - row["y0"], y1 - row["y0"]), slice(x0 - row["x0"], x1 - row["x0"]))
+        semantic[here] = classes[there]
+        instances[here] = np.append(0, object_ids).astype(np.int32)[labels[there]]
     return semantic, instances
 
 
