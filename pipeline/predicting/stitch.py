@@ -8,7 +8,7 @@ Parts are numbered through the regions, row by row, and through the labels of ea
 the number of its first part, counted without those that another part already stands for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,9 +124,3 @@ def _join(pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64
     standing = parts[head[group]]
     late = standing != parts
     return parts[late], standing[late]
-
-
-def members(stitching: Stitching, seams: Mapping[int, NDArray[np.int64]]) -> NDArray[np.int64]:
-    """The objects, as numbers from 0 in their order, of the parts of all regions at seams."""
-    parts = np.concatenate([stitching.first[r] + labels - 1 for r, labels in seams.items()])
-    return np.unique(stitching.ids_of(parts), return_inverse=True)[1]
