@@ -127,7 +127,7 @@ def in_parts(
     dataset = _dataset(folder, method)
     height, width, channels = pixels.shape
     grid, image = Grid(height, width, side), WholeImage(pixels)
-    keep = Keep.of(dataset.uri, "run", _PROVENANCE.shard, _SOURCE.image_id)
+    keep = Keep.of(dataset.uri, "run", _PROVENANCE.shard, _SOURCE.image_id, side)
     parts = list(range(len(grid)))[:: -1 if backwards else 1]
     for part in parts:
         keep_maps(keep, part, maps_of(grid.core(part)), method)

@@ -33,6 +33,8 @@ TIFFS = {
     "strips": tiff(GRAY, rowsperstrip=17, compression="lzw"),
     "predictor": tiff(GRAY, tile=(64, 64), compression="zlib", predictor=True),
     "no compression": tiff(GRAY, tile=(64, 64)),
+    "one run of numbers": tiff(GRAY, byteorder=">"),
+    "colour, one run of numbers": tiff(RGB, photometric="rgb"),
     "bigtiff, big endian": tiff(GRAY, tile=(64, 64), bigtiff=True, byteorder=">"),
     "colour": tiff(RGB, tile=(64, 64), compression="zstd"),
     "colour, planes apart": tiff(

@@ -28,6 +28,7 @@ from pipeline.distributed.parts import (
     Part,
     PredictPart,
     grid_of,
+    keep_of,
     open_image,
     part_of,
     read_part,
@@ -144,7 +145,7 @@ class LargeShards:
         """Look at the images of a shard, several at once."""
         images = []
         for source in shard.images:
-            keep = Keep.of(self.settings.dataset, self.settings.run, shard.id, source.image_id)
+            keep = keep_of(shard.id, source, self.settings)
             known = poison.get(source.image_id)
             rejected = None if known is None else Rejected("process", *known)
             if source.version == MISSING:
@@ -153,7 +154,7 @@ class LargeShards:
         todo = [image for image in images if isinstance(image.found, Opened)]
         tries = Counter[str]()
         while todo:
-            failed = [image for image in todo if not self._opened(image, tries)]
+            failed = self._open_all(todo, tries)
             if len(failed) == len(todo):
                 self._wait(max(tries.values()))
             todo = failed
@@ -162,9 +163,21 @@ class LargeShards:
                 image.parts = len(grid_of(image.found, self.settings))
         return images
 
-    def _opened(self, image: _Image, tries: Counter[str]) -> bool:
+    def _open_all(self, images: Sequence[_Image], tries: Counter[str]) -> list[_Image]:
+        """Several at once; returns those that have to be tried again."""
         settings = ray.put(self.settings)
-        found, pixels = cast(list[Any], _open_image.remote(image.source, image.keep, settings))
+        refs = [
+            cast(list[Any], _open_image.remote(image.source, image.keep, settings))
+            for image in images
+        ]
+        return [
+            image
+            for image, (found, pixels) in zip(images, refs, strict=True)
+            if not self._opened(image, found, pixels, tries)
+        ]
+
+    def _opened(self, image: _Image, found: Any, pixels: Any, tries: Counter[str]) -> bool:
+        """What became of one; false where it has to be tried again."""
         try:
             image.found = self._get(found)
         except RayError as error:
@@ -267,11 +280,10 @@ class LargeShards:
     def _start_afresh(self, group: _Group) -> None:
         """Images that are decoded whole are gone with the session."""
         self.renew()
-        for image in group.images:
-            if image.pixels is not None:
-                tries = Counter[str]()
-                while not self._opened(image, tries):
-                    self._wait(1)
+        todo = [image for image in group.images if image.pixels is not None]
+        tries = Counter[str]()
+        while todo := self._open_all(todo, tries):
+            self._wait(1)
 
     def _predict(self, group: _Group, parts: Sequence[Part]) -> Generator[Part, None, None]:
         plan = placement(self.settings.predict, self.resources(), len(parts))

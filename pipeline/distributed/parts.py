@@ -13,12 +13,19 @@ import pyarrow as pa
 import ray
 from numpy.typing import NDArray
 
+from pipeline import storage
 from pipeline.config import PredictSettings
 from pipeline.distributed.failures import Failure
 from pipeline.distributed.stages import GraphSettings, peak_memory, read_reject
 from pipeline.errors import RejectError, StorageError, UnavailableError
 from pipeline.images.normalize import IntensityRange
-from pipeline.images.windows import WholeImage, WindowedImage, open_windows, read_whole
+from pipeline.images.windows import (
+    WholeImage,
+    WindowedImage,
+    is_zarr,
+    open_windows,
+    read_whole,
+)
 from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep, Opened, Rejected
 from pipeline.records import Pixels, SourceImage
@@ -45,7 +52,7 @@ class Part:
 
     def keep(self, settings: GraphSettings) -> Keep:
         """Where what comes of it is kept."""
-        return Keep.of(settings.dataset, settings.run, self.shard, self.source.image_id)
+        return keep_of(self.shard, self.source, settings)
 
     def grid(self, settings: GraphSettings) -> Grid:
         """How its image is cut."""
@@ -55,8 +62,16 @@ class Part:
 def grid_of(opened: Opened, settings: GraphSettings) -> Grid:
     """How an image is cut: in whole regions."""
     height, width, _ = opened.shape
-    side = settings.cutting.side_of_parts(settings.predict.regions.spread)
-    return Grid(height, width, side)
+    return Grid(height, width, _side(settings))
+
+
+def keep_of(shard: str, source: SourceImage, settings: GraphSettings) -> Keep:
+    """Where what comes of an image is kept."""
+    return Keep.of(settings.dataset, settings.run, shard, source.image_id, _side(settings))
+
+
+def _side(settings: GraphSettings) -> int:
+    return settings.cutting.side_of_parts(settings.predict.regions.spread)
 
 
 def to_table(
@@ -126,6 +141,7 @@ def open_image(
     reader = settings.predict.reader
     pixels: Pixels | None = None
     try:
+        _check_unchanged(source)
         image = open_windows(source.uri, reader)
         if image is None:
             whole = read_whole(source.uri, source.size, reader)
@@ -140,6 +156,14 @@ def open_image(
         found, pixels = Rejected("read", rejected.code, rejected.message), None
     keep.keep_opened(found)
     return found, pixels
+
+
+def _check_unchanged(source: SourceImage) -> None:
+    """As far as the size tells: versions in a manifest are whatever its author calls them."""
+    if source.size >= 0 and not is_zarr(source.uri):
+        now = storage.stat(source.uri)
+        if now is not None and now.size not in (source.size, -1):
+            raise RejectError("changed", "was changed since it was listed; the next run will do it")
 
 
 def read_part(

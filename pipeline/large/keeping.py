@@ -1,13 +1,14 @@
 """What the parts of a large image have come to, kept in the run's folder until its shard counts.
 
-    _runs/<run>/parts/<shard>/<image>/image.json          its size, and what became of it
-                                      scale.arrow         what labelling has to know of all of it
-                                      maps/<part>.arrow   the method's maps of a part
-                                      scales/<part>.arrow
-                                      objects/<part>.arrow, masks/<part>.arrow
-                                      seams/<part>.arrow
+    _runs/<run>/parts/<shard>/<image>-<side>/image.json          its size, and what became of it
+                                             scale.arrow         what labels follow from, of it all
+                                             maps/<part>.arrow   the method's maps of a part
+                                             scales/<part>.arrow
+                                             objects/…, masks/…, cut/…
+                                             seams/<part>.arrow
 
-Of each step's files the last one is what says that the step is done: `scales`, `seams`.
+Of each step's files the last one is what says that the step is done: `scales`, `seams`. Parts of
+another side are other parts.
 """
 
 import json
@@ -61,8 +62,9 @@ class Keep:
     uri: str
 
     @classmethod
-    def of(cls, dataset: str, run: str, shard: str, image_id: str) -> "Keep":
-        return cls(storage.join(parts_folder(dataset, run), shard, image_id))
+    def of(cls, dataset: str, run: str, shard: str, image_id: str, side: int) -> "Keep":
+        """Of an image that is cut in parts of `side` pixels."""
+        return cls(storage.join(parts_folder(dataset, run), shard, f"{image_id}-{side}"))
 
     def opened(self) -> Opened | Rejected | None:
         """What became of the image; None where nobody has looked."""

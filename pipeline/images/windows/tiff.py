@@ -56,6 +56,8 @@ class TiffWindows:
     def _read(self, plane: _Plane, box: Box) -> Iterator[NDArray[np.generic]]:
         """The window of each sample plane of a page, (H, W, samples)."""
         page = plane.page
+        if page.is_memmappable:
+            return self._read_rows(plane, box)
         height, width = box.y1 - box.y0, box.x1 - box.x0
         separate = page.shaped[0]
         whole = np.zeros((separate, height, width, page.shaped[-1]), page.dtype)
@@ -68,6 +70,21 @@ class TiffWindows:
         for index, data in zip(present, found, strict=True):
             self._paste(whole, page, index, data, box)
         return iter(whole)
+
+    def _read_rows(self, plane: _Plane, box: Box) -> Iterator[NDArray[np.generic]]:
+        """The same of a page that is one run of numbers, as ImageJ writes it."""
+        page = plane.page
+        separate, _, length, width, samples = page.shaped
+        dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
+        row = width * samples * dtype.itemsize
+        first = int(plane.offsets[0])
+        rows = [
+            (first + (sample * length + box.y0) * row, (box.y1 - box.y0) * row)
+            for sample in range(separate)
+        ]
+        for data in storage.read_ranges(self.uri, rows):
+            whole = np.frombuffer(data, dtype).reshape(-1, width, samples)
+            yield whole[:, box.x0 : box.x1].astype(page.dtype)
 
     def _paste(
         self,
@@ -163,7 +180,8 @@ def _planes(level: tifffile.TiffPageSeries) -> list[_Plane] | None:
     pages = [_whole_page(page) for page in level.pages if page is not None]
     first = pages[0]
     chunk = first.chunks if first.chunks else first.shape
-    if int(np.prod(chunk)) > _LARGEST_SEGMENT or first.imagedepth != 1:
+    too_large = int(np.prod(chunk)) > _LARGEST_SEGMENT and not first.is_memmappable
+    if too_large or first.imagedepth != 1:
         return None
     if int(np.prod([len(pages), *first.shaped])) != int(np.prod(level.shape)):
         return None  # several planes in one page, as ImageJ writes stacks
