@@ -217,6 +217,48 @@ def test_a_full_disk_below_ray_is_survived_or_told(
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+def test_a_full_disk_where_ray_spills_is_told(trained: str, tmp_path: Path) -> None:
+    """A shard that no memory holds, and no room to spill it: bounded tries, one line, no rows."""
+    import subprocess
+
+    from ray.cluster_utils import Cluster
+
+    from pipeline.synthetic import encode_image, make_scene
+
+    images, small, output = tmp_path / "images", tmp_path / "small", tmp_path / "out"
+    images.mkdir()
+    small.mkdir()
+    scene = encode_image(make_scene(1500, 1500, 5, 1).image, "png")
+    for i in range(6):
+        (images / f"{i}.png").write_bytes(scene)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(small)]
+    mounted = subprocess.run(mount, capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount here: {mounted.stderr.decode()}")
+    head = {
+        "num_cpus": 2,
+        "object_store_memory": 80 << 20,
+        "include_dashboard": False,
+        "object_spilling_directory": str(small),
+    }
+    running = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        words = predict_words(str(images), trained, str(output), "--images-per-shard", "6")
+        job = Job.start(words, tmp_path / "log", RAY_ADDRESS=running.address)
+        assert job.wait(timeout=400) == 1, job.text()
+        last = job.text().splitlines()[-1]
+        assert last.startswith("error: no image could be finished in 4 tries")
+        assert not commits(output)
+    finally:
+        running.shutdown()
+        subprocess.run(["umount", str(small)], check=False)
+    again = predict_words(str(images), trained, str(output), "--images-per-shard", "6")
+    assert run_cli(*again).returncode == 0
+    assert commits(output) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_tenth_of_two_thousand_is_bad(trained: str, tmp_path: Path) -> None:
     """1,800 image rows and 200 rejects, each with its URI and the code of what is wrong."""

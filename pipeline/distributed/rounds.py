@@ -178,7 +178,10 @@ class Rounds:
         elif problem is not None:
             reason = f"{type(problem).__name__}: {' '.join(str(problem).split())[:300]}"
         else:
-            reason = "the processes that work on the images die"
+            reason = (
+                "the processes that work on the images die; memory may be short, or the disk full "
+                "that Ray moves objects to when it is"
+            )
         raise TesseraError(f"no image could be finished in {barren} tries: {reason}")
 
     def _found_poison(
