@@ -22,8 +22,9 @@ from pipeline.distributed.large import LargeShards, OnParts
 from pipeline.distributed.listening import listening
 from pipeline.distributed.poison import Poison, find_poison
 from pipeline.distributed.predict import stream_shards
+from pipeline.distributed.reading import is_listed_large
 from pipeline.distributed.session import Resources, renew_session, user_error
-from pipeline.distributed.stages import GraphSettings, ShardResult, is_listed_large
+from pipeline.distributed.stages import GraphSettings, ShardResult
 from pipeline.errors import TesseraError
 from pipeline.records import Shard
 from pipeline.tables.layout import shard_file

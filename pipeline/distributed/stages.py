@@ -5,44 +5,28 @@ as its failure, which the driver judges (see `rounds`). Only a process that dies
 """
 
 import resource
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipeline import storage
-from pipeline.config import MethodSettings, PredictSettings, ReaderSettings
+from pipeline.config import MethodSettings, PredictSettings
 from pipeline.distributed.blocks import Block, ReadImage, block_of, maps_of, to_table
-from pipeline.distributed.failures import Failure, ShardTooLarge, ShardUnreadable
-from pipeline.errors import (
-    ForbiddenError,
-    IncompleteError,
-    MissingError,
-    RejectError,
-    StorageError,
-    UnavailableError,
-)
+from pipeline.distributed.failures import Failure
+from pipeline.distributed.reading import read_images, rejected
+from pipeline.errors import RejectError
 from pipeline.grouping import group_in_order
-from pipeline.images.collection import MISSING
-from pipeline.images.reader import Admit, decode_image
-from pipeline.images.windows import is_zarr
 from pipeline.models.bundle import BundleSpec
 from pipeline.models.context import network_context
 from pipeline.predicting.regions import Cutting
-from pipeline.records import Classes, Maps, Pixels, PredictedImage, Reject, Shard, SourceImage
+from pipeline.records import Classes, Maps, Pixels, PredictedImage, Reject, SourceImage
 
 if TYPE_CHECKING:  # imported by the processes that need it
     from pipeline.predicting.predictor import Predictor
 
-_READ_THREADS = 8  # of one task: object stores answer slowly, but many at once
 _GROUP_VALUES = 100_000_000  # of four bytes each, that a predicting process holds at once
-_MOST_PIXELS = 64 << 20  # of all images of a shard
-_LARGE_FILE = 64 << 20  # bytes; such a file is not fetched whole to find out how large its image is
-_LONGEST = 1 << 16  # pixels of a side
 
 
 @dataclass(frozen=True)
@@ -115,7 +99,14 @@ def read_shard(table: pa.Table, settings: PredictSettings) -> pa.Table:
 
     A shard with a large image, or with too many pixels for one process, fails as `too_large`.
     """
-    return _stage(table, partial(_read_block, settings=settings))
+
+    def work(block: Block, table: pa.Table) -> pa.Table:
+        images = read_images(block.images, settings)
+        return to_table(
+            replace(block, images=images, peak_memory=max(block.peak_memory, peak_memory()))
+        )
+
+    return _stage(table, work)
 
 
 def load_predictor(settings: GraphSettings, threads: int) -> "Predictor":
@@ -164,7 +155,7 @@ class PredictShard:
                         inputs.append(self.predictor.prepare(image.pixels))
                     checked.append(image)
                 except RejectError as error:
-                    checked.append(_rejected(image.source, "predict", error))
+                    checked.append(rejected(image.source, "predict", error))
             found = iter(self.predictor.predict(inputs))
             maps += [None if i.pixels is None else next(found) for i in checked[len(maps) :]]
         return to_table(replace(block, images=tuple(checked)), maps)
@@ -249,105 +240,8 @@ def _stage(table: pa.Table, work: Callable[[Block, pa.Table], pa.Table]) -> pa.T
         return to_table(replace(block, images=bare, failure=Failure.of(error)))
 
 
-def _read_block(block: Block, table: pa.Table, settings: PredictSettings) -> pa.Table:
-    admit = _Admission(settings)
-    with ThreadPoolExecutor(_READ_THREADS) as pool:
-        read = partial(_read_image, reader=settings.reader, admit=admit)
-        found = list(pool.map(read, block.images))
-    images = tuple(_judge_unavailable(block.images, found))
-    peak = max(block.peak_memory, peak_memory())
-    return to_table(replace(block, images=images, peak_memory=peak))
-
-
-def is_listed_large(shard: Shard, reader: ReaderSettings) -> bool:
-    """Whether the listing says already that a shard has an image to be worked on in parts."""
-    return bool(reader.level or reader.mpp) or any(
-        is_zarr(image.uri) or image.size > _LARGE_FILE for image in shard.images
-    )
-
-
-class _Admission:
-    """Lets images in while they are small, alone and together."""
-
-    def __init__(self, settings: PredictSettings) -> None:
-        self.largest = settings.regions.large
-        self.left = max(_MOST_PIXELS, self.largest)
-        self.lock = threading.Lock()
-
-    def __call__(self, height: int, width: int) -> None:
-        """By what the file says of its size; called by several threads."""
-        with self.lock:
-            self.left -= height * width
-            if height * width > self.largest or max(height, width) > _LONGEST or self.left < 0:
-                raise ShardTooLarge(f"an image of {height} x {width} pixels")
-
-
-def _read_image(
-    image: ReadImage, reader: ReaderSettings, admit: Admit
-) -> ReadImage | UnavailableError:
-    """What became of one image; a fault of the store is not yet the image's own."""
-    source = image.source
-    if image.reject is not None:
-        return image
-    try:
-        if source.version == MISSING:
-            raise RejectError("not_found", "does not exist")
-        data = storage.read_bytes(source.uri, source.size if source.size >= 0 else None)
-        return ReadImage(source, decode_image(data, source.uri, reader, admit=admit), None)
-    except (RejectError, StorageError) as error:
-        rejected = read_reject(source, error)
-        if rejected is not None:
-            return _rejected(source, "read", rejected)
-        if isinstance(error, UnavailableError):
-            return error
-        raise
-
-
-def read_reject(source: SourceImage, error: RejectError | StorageError) -> RejectError | None:
-    """What an error while reading says of the image; None where it says nothing of it."""
-    if isinstance(error, RejectError):
-        return error
-    if isinstance(error, MissingError):
-        return RejectError("not_found", "no longer exists")
-    if isinstance(error, ForbiddenError):
-        return RejectError("forbidden", str(error))
-    if isinstance(error, IncompleteError):
-        return _incomplete(source, error)
-    return None
-
-
-def _incomplete(source: SourceImage, error: IncompleteError) -> RejectError:
-    """Of another length than was listed, again and again: was it replaced since?"""
-    now = storage.stat(source.uri)
-    if now is not None and now.version != source.version:
-        return RejectError("changed", "was changed since it was listed; the next run will do it")
-    return RejectError("incomplete", str(error))
-
-
-def _judge_unavailable(
-    images: Sequence[ReadImage], found: Sequence[ReadImage | UnavailableError]
-) -> Iterator[ReadImage]:
-    """Faults of the store that outlasted every retry.
-
-    Where other images of the shard could be read, the store is there, and it is the image. Where
-    none could, it may be the store, and nobody's fault: the shard is tried again later.
-    """
-    answered = any(isinstance(one, ReadImage) and one.pixels is not None for one in found)
-    for image, one in zip(images, found, strict=True):
-        if isinstance(one, ReadImage):
-            yield one
-        elif answered:
-            yield _rejected(image.source, "read", RejectError("unreadable", str(one)))
-        else:
-            raise ShardUnreadable(str(one)) from one
-
-
 def _values(image: ReadImage) -> int:
     return 0 if image.pixels is None else image.pixels.size
-
-
-def _rejected(source: SourceImage, stage: str, error: RejectError) -> ReadImage:
-    return ReadImage(source, None, Reject(source, stage, error.code, error.message))
 
 
 def _row(result: ShardResult) -> pa.Table:
