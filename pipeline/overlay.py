@@ -1,5 +1,7 @@
 """Predicted objects drawn over their images, many in one picture."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow.compute as pc
 
@@ -7,7 +9,7 @@ from pipeline import storage
 from pipeline.config import ReaderSettings
 from pipeline.drawing import Picture, draw, frame, grid, legend
 from pipeline.errors import DatasetError
-from pipeline.images.windows import open_windows, read_whole
+from pipeline.images.windows import LevelChoice, open_windows, read_whole
 from pipeline.records import Box, Pixels
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.masks import decode_window
@@ -42,7 +44,7 @@ def _cell(dataset: OutputDataset, row: dict[str, object], side: int) -> Picture:
         where = where & (pc.field(low) < last) & (pc.field(high) > first)
     columns = ["y0", "x0", "y1", "x1", "semantic", "instances", "object_ids"]
     semantic, instances = decode_window(dataset.read("masks", columns, where).to_pylist(), box)
-    pixels = _read(uri, box, dataset.spec.settings.get("reader", {}))
+    pixels = _read(uri, box, dataset.spec.settings)
     scale = side / max(semantic.shape)
     picture = draw(pixels, semantic, instances, dataset.classes, scale)
     middle = "" if box == (0, 0, height, width) else ", its middle"
@@ -57,8 +59,9 @@ def _shown(height: int, width: int) -> Box:
     return Box(y, x, min(y + _MIDDLE, height), min(x + _MIDDLE, width))
 
 
-def _read(uri: str, box: Box, reader: dict[str, object]) -> Pixels:
+def _read(uri: str, box: Box, settings: dict[str, Any]) -> Pixels:
     """As it was read for the prediction."""
-    settings = ReaderSettings.model_validate(reader | {"allow_misnamed": True})
-    image = open_windows(uri, settings) or read_whole(uri, -1, settings)
+    reader = ReaderSettings.model_validate(settings["reader"] | {"allow_misnamed": True})
+    choice = LevelChoice(settings.get("level", 0), settings.get("mpp"))
+    image = open_windows(uri, choice) or read_whole(uri, -1, reader)
     return image.read(box)

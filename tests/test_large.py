@@ -12,6 +12,7 @@ from pipeline.models.weights import ModelBundle, load_bundle
 from pipeline.predicting.engine import TorchEngine
 from pipeline.predicting.predictor import Predictor
 from pipeline.records import Box, ClassSpec
+from pipeline.synthetic import make_scene
 from tests.conftest import ROOT
 from tests.large_images import (
     Tables,
@@ -114,3 +115,22 @@ def test_the_real_network_in_bfloat16(nuclei: ModelBundle, seed: int, tmp_path: 
     matched = iou > 0.5
     assert matched.sum() == len(at_once.objects)
     assert iou[matched].mean() > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_objects_larger_than_parts_and_their_halo(trained: str, seed: int, tmp_path: Path) -> None:
+    """Regions of 16 pixels, which objects span three and more of, in a trained network's maps."""
+    bundle = load_bundle(trained)
+    runs = engine(bundle, torch.float32)
+    scene = make_scene(190, 230, 60, seed)
+    tiled, at_once = (
+        Predictor(runs, bundle.spec.channels, bundle.spec.normalize, RegionSettings(size=size))
+        for size in (16, 1024)
+    )
+    maps = network_maps(at_once, scene.image)(Box(0, 0, 190, 230))
+    expected = whole(tmp_path / "whole", runs.method, maps, scene.image)
+    sizes = expected.objects["y1"].to_numpy() - expected.objects["y0"].to_numpy()
+    assert sizes.max() > 18
+    maps_of = network_maps(tiled, scene.image)
+    assert_same(in_parts(tmp_path / "parts", runs.method, 16, scene.image, maps_of), expected)

@@ -109,7 +109,7 @@ def test_a_level_is_chosen_and_what_has_none_is_told(trained: str, tmp_path: Pat
     write_pyramid(images / "pyramid.tif")
     (images / "flat.png").write_bytes(encode_image(make_scene(50, 60, 4, 3).image, "png"))
     output = tmp_path / "out"
-    predict.work(settings(images, trained, output, reader={"mpp": 0.5}))
+    predict.work(settings(images, trained, output, mpp=0.5))
     assert sql(output, "select height, width from $images") == [(150, 205)]
     assert sql(output, "select code from $rejects") == [("level",)]
 

@@ -14,7 +14,7 @@ from pipeline import storage
 from pipeline.config import ReaderSettings
 from pipeline.errors import RejectError
 from pipeline.images.reader import decode_image
-from pipeline.images.windows import open_windows
+from pipeline.images.windows import LevelChoice, open_windows
 from pipeline.records import Box
 
 H, W = 300, 410
@@ -57,7 +57,7 @@ def test_windows_of_a_tiff(tmp_path: Path, name: str) -> None:
     path = tmp_path / "image.tif"
     TIFFS[name](path)
     whole = decode_image(path.read_bytes(), path.name, ReaderSettings())
-    image = open_windows(str(path), ReaderSettings())
+    image = open_windows(str(path))
     assert image is not None
     assert image.shape == whole.shape
     for box in BOXES:
@@ -69,7 +69,7 @@ def test_only_what_a_window_touches_is_fetched(
 ) -> None:
     path = tmp_path / "image.tif"
     TIFFS["tiles"](path)
-    image = open_windows(str(path), ReaderSettings())
+    image = open_windows(str(path))
     asked: list[tuple[int, int]] = []
     real = storage.read_ranges
 
@@ -97,10 +97,10 @@ def test_a_level_of_a_tiff_by_number_and_by_resolution(tmp_path: Path) -> None:
     path = tmp_path / "image.tif"
     levels = write_pyramid(path)
     for settings, level in (
-        (ReaderSettings(level=1), 1),
-        (ReaderSettings(mpp=0.25), 0),
-        (ReaderSettings(mpp=0.45), 1),
-        (ReaderSettings(mpp=1.2), 2),
+        (LevelChoice(level=1), 1),
+        (LevelChoice(mpp=0.25), 0),
+        (LevelChoice(mpp=0.45), 1),
+        (LevelChoice(mpp=1.2), 2),
     ):
         image = open_windows(str(path), settings)
         height, width = levels[level].shape
@@ -112,15 +112,15 @@ def test_a_level_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "image.tif"
     write_pyramid(path)
     for settings, reason in (
-        (ReaderSettings(level=3), "has 3 levels, 0 to 2, not 3"),
-        (ReaderSettings(mpp=5), "has levels of 0.25, 0.5, .* µm a pixel, none near 5"),
+        (LevelChoice(level=3), "has 3 levels, 0 to 2, not 3"),
+        (LevelChoice(mpp=5), "has levels of 0.25, 0.5, .* µm a pixel, none near 5"),
     ):
         with pytest.raises(RejectError, match=reason) as caught:
             open_windows(str(path), settings)
         assert caught.value.code == "level"
     write_pyramid(tmp_path / "plain.tif", microns=None)
     with pytest.raises(RejectError, match="does not say how large its pixels are"):
-        open_windows(str(tmp_path / "plain.tif"), ReaderSettings(mpp=0.5))
+        open_windows(str(tmp_path / "plain.tif"), LevelChoice(mpp=0.5))
 
 
 def write_zarr(path: Path, version: int, axes: str = "yx", compressed: bool = True) -> NDArray:
@@ -154,11 +154,11 @@ def write_zarr(path: Path, version: int, axes: str = "yx", compressed: bool = Tr
 @pytest.mark.parametrize("axes", ["yx", "cyx", "tczyx"])
 def test_windows_of_a_zarr(tmp_path: Path, version: int, axes: str) -> None:
     whole = write_zarr(tmp_path / "image.zarr", version, axes)
-    image = open_windows(str(tmp_path / "image.zarr"), ReaderSettings())
+    image = open_windows(str(tmp_path / "image.zarr"))
     assert image.shape == whole.shape
     for box in BOXES:
         assert np.array_equal(image.read(box), whole[box.y0 : box.y1, box.x0 : box.x1])
-    half = open_windows(str(tmp_path / "image.zarr"), ReaderSettings(mpp=1.0))
+    half = open_windows(str(tmp_path / "image.zarr"), LevelChoice(mpp=1.0))
     assert half.shape == (150, 205, whole.shape[2])
 
 
@@ -166,7 +166,7 @@ def test_a_missing_chunk_is_the_fill_value_and_a_damaged_one_is_not(tmp_path: Pa
     path = tmp_path / "image.zarr"
     whole = write_zarr(path, 2)
     (path / "0" / "1.2").unlink()
-    image = open_windows(str(path), ReaderSettings())
+    image = open_windows(str(path))
     assert not image.read(Box(64, 160, 128, 240)).any()
     assert np.array_equal(image.read(Box(0, 0, 64, 80)), whole[:64, :80])
     (path / "0" / "0.0").write_bytes(b"\x02\x01\x33\x02 not a chunk")
@@ -181,7 +181,7 @@ def test_a_chunk_that_is_cut_short_is_damage(tmp_path: Path) -> None:
     chunk = path / "0" / "0.0"
     chunk.write_bytes(chunk.read_bytes()[:-100])
     with pytest.raises(RejectError, match="damaged Zarr"):
-        open_windows(str(path), ReaderSettings()).read(Box(0, 0, 10, 10))
+        open_windows(str(path)).read(Box(0, 0, 10, 10))
 
 
 @pytest.mark.parametrize("name", ["tiles", "strips", "no compression", "ome, channels as pages"])
@@ -193,7 +193,7 @@ def test_a_truncated_tiff_is_damage(tmp_path: Path, name: str, kept: float) -> N
     path.write_bytes(data[: int(len(data) * kept)])
 
     def read_all() -> None:
-        open_windows(str(path), ReaderSettings()).read(Box(0, 0, H, W))
+        open_windows(str(path)).read(Box(0, 0, H, W))
 
     with pytest.raises(RejectError) as caught:
         read_all()
@@ -210,7 +210,7 @@ def test_a_tiff_with_absurd_dimensions(tmp_path: Path, side: int) -> None:
             tag = page.tags[name]
             tag.overwrite(side, dtype="I")
     with pytest.raises(RejectError) as caught:
-        open_windows(str(path), ReaderSettings())
+        open_windows(str(path))
     assert caught.value.code in ("corrupt", "too_large")
 
 
@@ -219,10 +219,10 @@ def test_a_folder_that_is_no_image(tmp_path: Path) -> None:
     write_zarr(path, 2)
     shutil.rmtree(path / "0")
     with pytest.raises(RejectError, match="no OME-Zarr image"):
-        open_windows(str(path), ReaderSettings())
+        open_windows(str(path))
     stack = tmp_path / "stack.zarr"
     group = zarr.open_group(str(stack), mode="w", zarr_format=2)
     group.create_array("0", data=PLANES)
     group.attrs["multiscales"] = [{"axes": ["z", "y", "x"], "datasets": [{"path": "0"}]}]
     with pytest.raises(RejectError, match="one plane an image is supported"):
-        open_windows(str(stack), ReaderSettings())
+        open_windows(str(stack))

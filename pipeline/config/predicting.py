@@ -28,12 +28,6 @@ class ReaderSettings(Section):
     allow_misnamed: bool = Field(
         False, description="decode a file by its content when its name says another format"
     )
-    level: int = Field(
-        0, ge=0, description="level of an image pyramid that is read; 0 is the finest"
-    )
-    mpp: float | None = Field(
-        None, gt=0, description="micrometres a pixel: read the pyramid's level that is nearest"
-    )
 
 
 class RegionSettings(Section):
@@ -107,6 +101,14 @@ class PredictSettings(CollectionSettings, WritingSettings):
     max_reject_share: float = Field(
         0.1, ge=0, le=1, description="exit with 3 when more than this share of the run is rejected"
     )
+    level: int = Field(
+        0, ge=0, description="level of an image pyramid that is read; 0 is the finest"
+    )
+    mpp: float | None = Field(
+        None,
+        gt=0,
+        description="micrometres a pixel: read the level of a pyramid that is nearest to it",
+    )
     precision: Precision = Field("auto", description=PRECISION)
     views: Annotated[Literal[1, 2, 4, 8], BeforeValidator(_as_number)] = Field(
         1,
@@ -131,7 +133,7 @@ class PredictSettings(CollectionSettings, WritingSettings):
         """The settings that change results; the others only change how fast they come."""
         keys = {
             "precision", "views", "foreground_threshold", "vote_blur", "min_area", "regions",
-            "reader",
+            "reader", "level", "mpp",
         }  # fmt: skip
         found = self.model_dump(mode="json", include=keys)
         for key in ("spread", "large"):
@@ -139,6 +141,6 @@ class PredictSettings(CollectionSettings, WritingSettings):
         if found["regions"]["blend"] == "core":
             del found["regions"]["blend"]
         for key in ("level", "mpp"):
-            if not found["reader"][key]:  # as it was before there was a choice
-                del found["reader"][key]
+            if not found[key]:  # as it was before there was a choice
+                del found[key]
         return found

@@ -21,6 +21,7 @@ from pipeline.distributed.stages import GraphSettings, peak_memory
 from pipeline.errors import RejectError, StorageError, UnavailableError
 from pipeline.images.normalize import IntensityRange
 from pipeline.images.windows import (
+    LevelChoice,
     WholeImage,
     WindowedImage,
     is_zarr,
@@ -50,7 +51,7 @@ def open_image(
     pixels: Pixels | None = None
     try:
         _check_unchanged(source)
-        image = open_windows(source.uri, reader)
+        image = open_windows(source.uri, _level(settings.predict))
         if image is None:
             whole = read_whole(source.uri, source.size, reader)
             image, pixels = whole, whole.pixels
@@ -205,13 +206,17 @@ def _stage(table: pa.Table, work: Callable[[Part], pa.Table]) -> pa.Table:
         return to_table(replace(part, failure=Failure.of(error)))
 
 
+def _level(settings: PredictSettings) -> LevelChoice:
+    return LevelChoice(settings.level, settings.mpp)
+
+
 def _image(
     part: Part, settings: PredictSettings, decoded: Mapping[str, "ray.ObjectRef[Pixels]"]
 ) -> WindowedImage:
     ref = decoded.get(part.source.image_id)
     if ref is not None:
         return WholeImage(ray.get(ref))
-    image = open_windows(part.source.uri, settings.reader)
+    image = open_windows(part.source.uri, _level(settings))
     if image is None or image.shape != part.opened.shape:
         raise RejectError("changed", "was changed since it was listed; the next run will do it")
     return image

@@ -42,9 +42,9 @@ def read_images(images: Sequence[ReadImage], settings: PredictSettings) -> tuple
     return tuple(_judge_unavailable(images, found))
 
 
-def is_listed_large(shard: Shard, reader: ReaderSettings) -> bool:
+def is_listed_large(shard: Shard, settings: PredictSettings) -> bool:
     """Whether the listing says already that a shard has an image to be worked on in parts."""
-    return bool(reader.level or reader.mpp) or any(
+    return bool(settings.level or settings.mpp) or any(
         is_zarr(image.uri) or image.size > _LARGE_FILE for image in shard.images
     )
 

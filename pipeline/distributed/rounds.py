@@ -85,8 +85,10 @@ class Rounds:
     def _finish(self, left: dict[str, Shard]) -> Iterator[ShardResult]:
         tries: Counter[str] = Counter()
         barren = 0
-        reader = self.settings.predict.reader
-        yield from self._in_parts(left, [one for one in left if is_listed_large(left[one], reader)])
+        predict = self.settings.predict
+        yield from self._in_parts(
+            left, [one for one in left if is_listed_large(left[one], predict)]
+        )
         while left:
             before, failures = len(left), dict[str, Failure]()
             problem = yield from self._round(left, failures)

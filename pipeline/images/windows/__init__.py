@@ -11,10 +11,18 @@ from pipeline.config import ReaderSettings
 from pipeline.errors import RejectError
 from pipeline.images.reader import FORMATS, decode_image
 from pipeline.images.windows.base import WholeImage, WindowedImage
-from pipeline.images.windows.levels import LevelChoice
+from pipeline.images.windows.levels import FINEST, LevelChoice
 from pipeline.images.windows.tiff import open_tiff
 
-__all__ = ["WholeImage", "WindowedImage", "is_zarr", "open_windows", "read_whole"]
+__all__ = [
+    "FINEST",
+    "LevelChoice",
+    "WholeImage",
+    "WindowedImage",
+    "is_zarr",
+    "open_windows",
+    "read_whole",
+]
 
 _MOST_PIXELS = 1 << 40  # a million by a million: what says to be larger is damaged
 
@@ -24,14 +32,13 @@ def is_zarr(uri: str) -> bool:
     return uri.rstrip("/").lower().endswith(".zarr")
 
 
-def open_windows(uri: str, settings: ReaderSettings) -> WindowedImage | None:
+def open_windows(uri: str, choice: LevelChoice = FINEST) -> WindowedImage | None:
     """An image to be read by window; None where it has to be decoded whole.
 
     Raises:
         RejectError: it is damaged, or is not an image.
         StorageError: the store did not give it.
     """
-    choice = LevelChoice(settings.level, settings.mpp)
     found: WindowedImage | None = None
     if is_zarr(uri):
         from pipeline.images.windows.zarr import open_zarr  # imports much that few need

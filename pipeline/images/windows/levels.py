@@ -27,6 +27,9 @@ class LevelChoice:
     mpp: float | None = None
 
 
+FINEST = LevelChoice()
+
+
 def choose_level(levels: Sequence[Level], choice: LevelChoice) -> int:
     """The number of the level that is asked for.
 
