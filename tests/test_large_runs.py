@@ -15,7 +15,7 @@ from pipeline.config import PredictSettings, VerifySettings
 from pipeline.distributed.session import ray_session
 from pipeline.synthetic import encode_image, make_scene
 from pipeline.tables.dataset import OutputDataset
-from tests.chaos import Job, assert_same, tables
+from tests.chaos import Job, assert_same, hooked, tables
 from tests.laws import sql
 from tests.test_windows import write_pyramid, write_zarr
 
@@ -195,3 +195,36 @@ def test_processes_that_work_on_parts_may_die(huge: Path, trained: str, tmp_path
         assert job.kill_one(name, chance), name
     assert job.wait() == 0, job.text()
     assert_same(output, tmp_path / "expected")
+
+
+CRASHING_WINDOW = """
+import os, signal
+import pipeline.images.windows.tiff as tiff
+
+read = tiff.TiffWindows.read
+
+def dying(self, box):
+    if "crash" in self.uri and box.y1 > 250 and box.x1 - box.x0 < 400:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return read(self, box)
+
+tiff.TiffWindows.read = dying
+"""
+"""Where the windows of parts at the bottom are read, not where the whole is looked at."""
+
+
+@pytest.mark.slow
+def test_an_image_of_which_a_part_ends_its_process_is_a_reject(
+    large: Path, trained: str, tmp_path: Path
+) -> None:
+    shutil.copy(large / "tiles.tif", large / "crash.tif")
+    output = tmp_path / "out"
+    environment = hooked(tmp_path / "hook", CRASHING_WINDOW)
+    given = [*words(large, trained, output), "--max-reject-share", "1"]
+    job = Job.start(given, tmp_path / "log", **environment)
+    assert job.wait(400) == 0, job.text()
+    assert sql(output, "select parse_filename(uri), stage, code from $rejects") == [
+        ("crash.tif", "process", "crash")
+    ]
+    assert sql(output, "select count(*) from $images") == [(3,)]
+    assert verify(output) == 0

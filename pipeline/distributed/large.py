@@ -17,7 +17,7 @@ from pipeline import storage
 from pipeline.distributed.failures import Failure
 from pipeline.distributed.listening import listening
 from pipeline.distributed.opening import TRIES, Group, LargeImage, Opener, blamed, get, wait
-from pipeline.distributed.part_graphs import label_parts, predict_parts
+from pipeline.distributed.part_graphs import find_fault, label_parts, predict_parts
 from pipeline.distributed.parts import Part, grid_of
 from pipeline.distributed.predict import DEATHS
 from pipeline.distributed.session import Resources, user_error
@@ -28,6 +28,7 @@ from pipeline.records import Reject, Shard, SourceImage
 
 _PARTS = 4096  # of one group of shards: bounds what the driver knows and the disk holds at a time
 _DECODED = 400_000_000  # values of images that are decoded whole, of one group
+_MOST_TRIES = 6
 _SECONDS = 0.5
 
 Graph = Callable[[Group, Sequence[Part], GraphSettings, Resources], Generator[Part, None, None]]
@@ -100,8 +101,11 @@ class LargeShards:
         """Take every part of a group through a step; returns the most bytes a process held."""
         peak, barren = 0, 0
         tries: Counter[tuple[str, str, int]] = Counter()
-        done = {id(image): image.keep.done(step) for image in group.images}
-        while waiting := list(_waiting(group, done)):
+        while True:
+            done = {id(image): image.keep.done(step) for image in group.images}
+            waiting = list(_waiting(group, done))
+            if not waiting:
+                return peak
             left = {part.key: (image, part) for image, part in waiting}
             failures: dict[tuple[str, str, int], Failure] = {}
             problem: Exception | None = None
@@ -130,34 +134,40 @@ class LargeShards:
             for failure in failures.values():
                 failure.raise_if_fatal()
             barren = barren + 1 if len(left) == len(waiting) else 0
-            self._judge(left, failures, tries, problem, barren)
             if problem is not None:
                 self._start_afresh(group)
-            elif barren:
+            self._judge(group, step, left, failures, tries, barren)
+            if barren and problem is None:
                 wait(barren, self.check)
-        return peak
 
     def _judge(
         self,
+        group: Group,
+        step: str,
         left: Mapping[tuple[str, str, int], tuple[LargeImage, Part]],
         failures: Mapping[tuple[str, str, int], Failure],
         tries: Counter[tuple[str, str, int]],
-        problem: Exception | None,
         barren: int,
     ) -> None:
         """What becomes of the parts that a round has left."""
         tries.update(left.keys())
         reason = next(iter(failures.values())).message if failures else "a process died"
         self.on_trouble(f"parts of large images to try again: {len(left):,}, since {reason}")
-        for key, (image, _) in left.items():
+        for key, (image, part) in left.items():
             if tries[key] < TRIES or isinstance(image.found, Rejected):
                 continue
             failure = failures.get(key)
             if failure is not None and failure.of_the_store and barren:
                 raise TesseraError(f"no part could be finished in {tries[key]} tries: {reason}")
-            if failure is None and problem is not None and barren < TRIES:
-                continue  # the execution ended before its turn
-            self._reject(image, blamed(failure))
+            if failure is not None:
+                self._reject(image, blamed(failure))
+            elif fault := find_fault(group, part, step, self.settings, self.check):
+                self._reject(image, Rejected("process", *fault))
+            elif tries[key] >= _MOST_TRIES:
+                raise TesseraError(
+                    f"a part of {image.source.uri} failed {tries[key]} times, though nothing is "
+                    "wrong with it: the process that works on it dies"
+                )
 
     def _reject(self, image: LargeImage, reject: Rejected) -> None:
         if isinstance(image.found, Opened):

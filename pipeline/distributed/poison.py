@@ -54,6 +54,16 @@ def _try(
     """Code and message of what the images do, if it is they who do it."""
     block = to_table(Block.planned(shard, {}))
     steps: Any = _work_on.options(num_returns="streaming").remote(block, settings)
+    return watched(steps, settings.predict.stall_seconds, check)
+
+
+def watched(steps: Any, longest: float, check: Callable[[], None]) -> tuple[str, str] | None:
+    """Code and message of what a process of its own comes to, if it is the work that does it.
+
+    Args:
+        steps: of a streaming task: whether it is ready to work, then its failure or None.
+        longest: seconds that the work may take.
+    """
     # Until the process and the model are there, nothing that happens is the images' doing, however
     # long the cluster has no room.
     _wait(steps, check)
@@ -63,7 +73,6 @@ def _try(
         ready = False
     if not ready:
         return None
-    longest = settings.predict.stall_seconds
     if not _wait(steps, check, longest):
         ray.cancel(steps, force=True)
         return "hang", f"keeps the process that works on it for more than {longest} s"
