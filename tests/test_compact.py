@@ -100,6 +100,7 @@ def test_a_size_that_is_reached_is_enough(output: Path, many: Path) -> None:
     assert all(last < first for (_, last), (first, _) in pairwise(ranges))
 
 
+@pytest.mark.slow
 def test_a_changed_image_after_compaction(
     output: Path, images: Path, trained: str, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ def test_in_parts_is_as_at_once(large: Path, trained: str, tmp_path: Path) -> No
     assert not list((tmp_path / "parts").glob("_runs/*/parts/*"))  # nothing is left of the work
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_bad_large_image_is_one_reject(large: Path, trained: str, tmp_path: Path) -> None:
     data = (large / "tiles.tif").read_bytes()
@@ -102,6 +103,7 @@ def test_a_bad_large_image_is_one_reject(large: Path, trained: str, tmp_path: Pa
     assert verify(output) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_level_is_chosen_and_what_has_none_is_told(trained: str, tmp_path: Path) -> None:
     images = tmp_path / "images"

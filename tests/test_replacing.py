@@ -131,6 +131,7 @@ def test_rejects_are_tried_again_when_asked(
     scene.assert_whole()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_finished_before_rejects_are_tried_again(
     scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ def many(trained: str, tmp_path: Path) -> str:
     return str(tmp_path / "many/images")
 
 
+@pytest.mark.slow
 def test_a_shard_that_is_written_again_replaces_itself(
     many: str, trained: str, tmp_path: Path, ray_cluster: None
 ) -> None:
