@@ -17,7 +17,7 @@ from pipeline.large.label import Cut, read_cut, read_seams, scores
 from pipeline.predicting.merging import add_up, encode_runs, merge_sums
 from pipeline.predicting.objects import ObjectSums, measures_of
 from pipeline.predicting.stitch import Stitching, stitch
-from pipeline.records import Classes, SourceImage
+from pipeline.records import Classes, SourceImage, thing_ids
 from pipeline.tables.growing import GrowingShard
 from pipeline.tables.masks import repaint_tile
 from pipeline.tables.schema import MASKS
@@ -69,7 +69,7 @@ def finish_image(
             f"{source.uri}: parts differ about {stitching.torn} pixels at their seams; "
             "please report this"
         )
-    crossing = _crossing(keep, grid, stitching)
+    crossing = _crossing(keep, grid, stitching, classes)
     pixels = np.sum([counts for _, counts in said], axis=0)
     objects, areas = np.zeros(256, np.int64), np.zeros(256, np.int64)
     for part in range(len(grid)):
@@ -95,41 +95,37 @@ def _count(objects: NDArray[np.int64], areas: NDArray[np.int64], rows: pa.Table)
     areas += np.bincount(class_ids, rows["area"].to_numpy(), minlength=256).astype(np.int64)
 
 
-def _crossing(keep: Keep, grid: Grid, stitching: Stitching) -> _Crossing:
+def _crossing(keep: Keep, grid: Grid, stitching: Stitching, classes: Classes) -> _Crossing:
+    things = np.array(sorted(thing_ids(classes)), np.uint8)
     cuts = [read_cut(keep, part) for part in range(len(grid))]
     part = np.repeat(np.arange(len(grid)), [len(cut.labels) for cut in cuts])
     label = np.concatenate([cut.labels for cut in cuts])
     ids, owner = np.unique(stitching.ids_of(stitching.first[part] + label - 1), return_inverse=True)
     votes = _joined(cuts, "votes")
     total = add_up(votes, owner, len(ids))
-    sums = merge_sums(_sums(cuts), owner, len(ids))
+    sums = merge_sums(ObjectSums.joined([cut.sums for cut in cuts]), owner, len(ids))
     certainty = add_up(_joined(cuts, "certainty"), owner, len(ids))
     return _Crossing(
         ids=ids,
         owner=owner,
         part=part,
         label=label,
-        class_ids=total.argmax(1).astype(np.uint8),
-        said=votes.argmax(1).astype(np.uint8),
+        class_ids=_likeliest(total, things),
+        said=_likeliest(votes, things),
         scores=scores(certainty, sums.areas),
         sums=sums,
         runs=[runs for cut in cuts for runs in cut.runs],
     )
 
 
+def _likeliest(votes: NDArray[np.int64], things: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The class with most votes; a model without things has no objects either."""
+    return things[votes.argmax(1)] if len(things) else np.zeros(len(votes), np.uint8)
+
+
 def _joined(cuts: list[Cut], name: str) -> NDArray[np.int64]:
     found: NDArray[np.int64] = np.concatenate([getattr(cut, name) for cut in cuts])
     return found
-
-
-def _sums(cuts: list[Cut]) -> ObjectSums:
-    parts = [cut.sums for cut in cuts]
-    return ObjectSums(
-        *(
-            np.concatenate([getattr(one, name) for one in parts])
-            for name in ("boxes", "areas", "moments", "values", "squares")
-        )
-    )
 
 
 def _crossing_rows(
@@ -140,12 +136,7 @@ def _crossing_rows(
     ends = np.searchsorted(crossing.owner[order], np.arange(len(crossing.ids) + 1))
     for start in range(0, len(crossing.ids), _TOGETHER):
         chosen = np.arange(start, min(start + _TOGETHER, len(crossing.ids)))
-        sums = ObjectSums(
-            *(
-                getattr(crossing.sums, name)[chosen]
-                for name in ("boxes", "areas", "moments", "values", "squares")
-            )
-        )
+        sums = crossing.sums.take(chosen)
         rles = [
             encode_runs(
                 np.concatenate([crossing.runs[i] for i in order[ends[k] : ends[k + 1]]]), box

@@ -146,7 +146,7 @@ def columns(arrays: Mapping[str, NDArray[Any]]) -> dict[str, pa.Array]:
     return found
 
 
-def rows(table: pa.Table, name: str) -> NDArray[Any]:
+def list_rows(table: pa.Table, name: str) -> NDArray[Any]:
     """A column of lists of equal length as an (N, K) array."""
     column = table[name].combine_chunks()
     if isinstance(column, pa.ChunkedArray):

@@ -11,13 +11,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.large.grid import Grid
-from pipeline.large.keeping import Keep, columns, one_row, rows
+from pipeline.large.keeping import Keep, columns, list_rows, one_row
 from pipeline.methods.base import Ballot, Method, count_votes, paint
 from pipeline.methods.components import renumbered
 from pipeline.predicting.merging import runs_of
 from pipeline.predicting.objects import ObjectSums, encode_masks, measures_of, sum_objects
 from pipeline.predicting.stitch import Seams
-from pipeline.records import Box, InstanceMap, Maps, Pixels
+from pipeline.records import Box, InstanceMap, Maps, Pixels, SemanticMap, thing_ids
 from pipeline.tables.masks import encode_tiles
 from pipeline.tables.schema import MASKS
 from pipeline.tables.shard import object_rows
@@ -33,7 +33,7 @@ class Cut:
     """(S,) in the part."""
     sums: ObjectSums
     votes: NDArray[np.int64]
-    """(S, 256) pixels that say each class."""
+    """(S, T) pixels that say each class of things, in the order of ids."""
     certainty: NDArray[np.int64]
     """(S,) sum of 255 times the probability of each pixel."""
     runs: list[NDArray[np.int32]]
@@ -63,61 +63,35 @@ def label_part(
     y, x = core.y0 - window.y0, core.x0 - window.x0
     inside = (slice(y, y + core.y1 - core.y0), slice(x, x + core.x1 - core.x0))
     instances, n = renumbered(labels[inside])
-    seams = _seams(labels, labels[inside], instances, n, (y, x))
     ballot = method.ballot({name: plane[inside] for name, plane in maps.items()})
     votes = count_votes(instances, n, ballot)
     class_ids = votes.argmax(1).astype(np.uint8)
     semantic = paint(maps["class"][inside], instances, class_ids, method.classes)
     sums = sum_objects(instances, pixels, n, core[:2])
+    certainty = _certainty(instances, n, ballot)
     cut = _cut_labels(instances, core, grid)
     whole = np.setdiff1d(np.arange(1, n + 1), cut)
-    certainty = _certainty(instances, n, ballot)
-    keep.write(
-        "objects",
-        part,
-        object_rows(
-            key,
-            whole,
-            class_ids[whole - 1],
-            scores(certainty[whole - 1], sums.areas[whole - 1]),
-            measures_of(
-                chosen(sums, whole - 1),
-                encode_masks(instances, sums.boxes, core[:2], whole),
-                grid.height,
-                grid.width,
-            ),
-            method.classes,
-        ),
+    rles = encode_masks(instances, sums.boxes, core[:2], whole)
+    measures = measures_of(sums.take(whole - 1), rles, grid.height, grid.width)
+    certain = scores(certainty[whole - 1], measures.areas)
+    rows = object_rows(key, whole, class_ids[whole - 1], certain, measures, method.classes)
+    keep.write("objects", part, rows)
+    keep.write("masks", part, _tiles(semantic, instances, n, core, key))
+    found = Cut(
+        cut,
+        sums.take(cut - 1),
+        votes[cut - 1][:, sorted(thing_ids(method.classes))],
+        certainty[cut - 1],
+        runs_of(instances, cut.tolist(), core[:2]),
     )
-    tiles = list(encode_tiles(semantic, instances, n, core[:2]))
-    keep.write(
-        "masks",
-        part,
-        pa.Table.from_pylist(
-            [{"image_id": key[0], "shard": key[1], **tile} for tile in tiles], MASKS
-        ),
-    )
-    runs = runs_of(instances, cut.tolist(), core[:2])
-    found = Cut(cut, chosen(sums, cut - 1), votes[cut - 1], certainty[cut - 1], runs)
     keep.write("cut", part, _cut_table(found))
-    pixels_of = np.bincount(semantic.ravel(), minlength=256)
-    keep.write("seams", part, _seams_table(seams, pixels_of))
+    seams = _seams(labels, labels[inside], instances, n, (y, x))
+    keep.write("seams", part, _seams_table(seams, np.bincount(semantic.ravel(), minlength=256)))
 
 
 def scores(certainty: NDArray[np.int64], areas: NDArray[np.int64]) -> NDArray[np.float32]:
     """Mean probability over each object."""
     return (certainty / 255 / np.maximum(areas, 1)).astype(np.float32)
-
-
-def chosen(sums: ObjectSums, index: NDArray[np.int64]) -> ObjectSums:
-    """Those of some objects."""
-    return ObjectSums(
-        sums.boxes[index],
-        sums.areas[index],
-        sums.moments[index],
-        sums.values[index],
-        sums.squares[index],
-    )
 
 
 def read_seams(keep: Keep, part: int) -> tuple[Seams, NDArray[np.int64]]:
@@ -130,20 +104,16 @@ def read_seams(keep: Keep, part: int) -> tuple[Seams, NDArray[np.int64]]:
 def read_cut(keep: Keep, part: int) -> Cut:
     """The objects of a part that may go on in others."""
     table = keep.read("cut", part)
-    n = table.num_rows
-    sparse = np.zeros((n, 256), np.int64)
-    for i, found in enumerate(table["votes"].to_pylist()):
-        sparse[i, [key for key, _ in found]] = [count for _, count in found]
     return Cut(
         table["label"].to_numpy(),
         ObjectSums(
-            rows(table, "boxes"),
+            list_rows(table, "boxes"),
             table["area"].to_numpy(),
-            rows(table, "moments"),
-            rows(table, "values"),
-            rows(table, "squares"),
+            list_rows(table, "moments"),
+            list_rows(table, "values"),
+            list_rows(table, "squares"),
         ),
-        sparse,
+        list_rows(table, "votes"),
         table["certainty"].to_numpy(),
         [np.frombuffer(data, np.int32).reshape(-1, 3) for data in table["runs"].to_pylist()],
     )
@@ -159,11 +129,10 @@ def _cut_table(cut: Cut) -> pa.Table:
             "moments": sums.moments,
             "values": sums.values,
             "squares": sums.squares,
+            "votes": cut.votes,
             "certainty": cut.certainty,
         }
     )
-    votes = [[(int(k), int(row[k])) for k in np.flatnonzero(row)] for row in cut.votes]
-    found["votes"] = pa.array(votes, pa.map_(pa.int64(), pa.int64()))
     found["runs"] = pa.array([runs.tobytes() for runs in cut.runs], pa.large_binary())
     return pa.table(found)
 
@@ -205,6 +174,15 @@ def _cut_labels(instances: InstanceMap, core: Box, grid: Grid) -> NDArray[np.int
     found = [np.unique(side) for side in sides if side is not None]
     labels = np.unique(np.concatenate(found)) if found else np.zeros(0, np.int64)
     return labels[labels > 0].astype(np.int64)
+
+
+def _tiles(
+    semantic: SemanticMap, instances: InstanceMap, n: int, core: Box, key: tuple[str, str]
+) -> pa.Table:
+    """Rows of the masks table that name objects by their labels in the part."""
+    tiles = encode_tiles(semantic, instances, n, core[:2])
+    named = [{"image_id": key[0], "shard": key[1], **tile} for tile in tiles]
+    return pa.Table.from_pylist(named, MASKS)
 
 
 def _certainty(instances: InstanceMap, n: int, ballot: Ballot) -> NDArray[np.int64]:

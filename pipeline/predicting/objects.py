@@ -7,7 +7,8 @@ central moments of the pixels, each a unit square.
 Legend: H height, W width, C channels, N objects, P object pixels.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,15 @@ class ObjectSums:
     """(N, C) of each channel, in the file's own units."""
     squares: NDArray[np.float64]
     """(N, C)."""
+
+    def take(self, index: NDArray[np.int64]) -> "ObjectSums":
+        """Those of some of the objects."""
+        return ObjectSums(*(getattr(self, one.name)[index] for one in fields(self)))
+
+    @classmethod
+    def joined(cls, parts: Sequence["ObjectSums"]) -> "ObjectSums":
+        """Those of several, one after another."""
+        return cls(*(np.concatenate([getattr(p, one.name) for p in parts]) for one in fields(cls)))
 
 
 def measure_objects(instances: InstanceMap, pixels: Pixels, n: int) -> ObjectMeasures:
