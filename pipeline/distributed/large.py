@@ -8,6 +8,7 @@ who is to blame is plain: an image of which one part ends its process again and 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 import ray
 from ray.data.exceptions import ExecutionTimeoutError
@@ -16,7 +17,7 @@ from ray.exceptions import RayError
 from pipeline import storage
 from pipeline.distributed.failures import Failure
 from pipeline.distributed.listening import listening
-from pipeline.distributed.opening import TRIES, Group, LargeImage, Opener, blamed, get, wait
+from pipeline.distributed.opening import TRIES, Group, LargeImage, Opener, blamed, wait
 from pipeline.distributed.part_graphs import find_fault, label_parts, predict_parts
 from pipeline.distributed.parts import Part, grid_of
 from pipeline.distributed.predict import DEATHS
@@ -25,6 +26,9 @@ from pipeline.distributed.stages import GraphSettings, ShardResult
 from pipeline.errors import TesseraError
 from pipeline.large.keeping import Keep, Opened, Rejected, parts_folder
 from pipeline.records import Reject, Shard, SourceImage
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 _PARTS = 4096  # of one group of shards: bounds what the driver knows and the disk holds at a time
 _DECODED = 400_000_000  # values of images that are decoded whole, of one group
@@ -184,31 +188,52 @@ class LargeShards:
         self.opener.look([image for image in group.images if image.pixels is not None])
 
     def _sum_scales(self, group: Group) -> None:
-        waiting = [
-            _sum_scale.remote(image.keep, image.parts)
-            for image in group.images
-            if isinstance(image.found, Opened)
-        ]
-        for ref in waiting:
-            get(ref, self.check)
+        images = [image for image in group.images if isinstance(image.found, Opened)]
+        for _ in self._insist(lambda image: _sum_scale.remote(image.keep, image.parts), images):
+            pass
 
     def _finish(self, group: Group, peak: int) -> Iterator[ShardResult]:
         """Commit the shards of a group, several at once."""
         settings = ray.put(self.settings)
-        running = {}
-        for shard in group.shards:
+
+        def start(shard: Shard) -> "ray.ObjectRef[ShardResult]":
             images = [image for image in group.images if image.shard is shard]
             found = [(image.source, image.keep, image.found) for image in images]
-            running[_finish_shard.remote(shard, found, settings, peak)] = shard
+            return _finish_shard.remote(shard, found, settings, peak)
+
+        for result in self._insist(start, group.shards):
+            yield result
+            folder = parts_folder(self.settings.dataset, self.settings.run)
+            storage.remove_folder(storage.join(folder, result.shard))
+
+    def _insist(self, start: Callable[[S], "ray.ObjectRef[T]"], items: Iterable[S]) -> Iterator[T]:
+        """What a task makes of each item, as it comes; one that fails is tried again.
+
+        Each task may be done twice: it writes the same files again.
+        """
+        running = {start(item): (item, 1) for item in items}
         while running:
             ready, _ = ray.wait(list(running), timeout=_SECONDS)
             self.check()
             for ref in ready:
-                result: ShardResult = ray.get(ref)
-                shard = running.pop(ref)
-                yield result
-                folder = parts_folder(self.settings.dataset, self.settings.run)
-                storage.remove_folder(storage.join(folder, shard.id))
+                item, tries = running.pop(ref)
+                try:
+                    yield ray.get(ref)
+                except RayError as error:
+                    mine = user_error(error)
+                    if mine is not None:
+                        Failure.of(mine).raise_if_fatal()
+                    if tries >= TRIES:
+                        raise
+                    self.on_trouble(
+                        f"large images are put together again, since {_reason(mine, error)}"
+                    )
+                    wait(tries, self.check)
+                    running[start(item)] = (item, tries + 1)
+
+
+def _reason(mine: TesseraError | None, error: RayError) -> str:
+    return str(mine) if mine is not None else f"a process died ({type(error).__name__})"
 
 
 def _waiting(group: Group, done: Mapping[int, set[int]]) -> Iterator[tuple[LargeImage, Part]]:
