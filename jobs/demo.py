@@ -50,8 +50,8 @@ def work(settings: DemoSettings) -> int:
             TrainSettings(
                 data=data,
                 output=model,
-                max_minutes=settings.max_minutes,
-                network=NetworkSettings(depth=3),
+                epochs=settings.epochs,
+                network=NetworkSettings(depth=3, width=16),
                 crop=128,
             ),
         )
