@@ -45,7 +45,10 @@ class Job:
 
     def wait(self, timeout: float = 240) -> int:
         """Its exit code."""
-        return self.process.wait(timeout)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it did not end in {timeout:g} s:\n{self.text()}") from None
 
     def text(self) -> str:
         """What it has said."""

@@ -65,6 +65,7 @@ class FaultProxy:
         self.injected: Counter[str] = Counter()
         self._upstream = port
         self._random = random.Random(seed)
+        self._decks: dict[tuple[str, float], list[bool]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -86,7 +87,15 @@ class FaultProxy:
         await asyncio.gather(*others, return_exceptions=True)
 
     def _strikes(self, fault: str) -> bool:
-        hit = self._random.random() < getattr(self.faults, fault)
+        """Drawn from a shuffled deck with one hit, so that a rare fault does come."""
+        rate = float(getattr(self.faults, fault))
+        if not rate:
+            return False
+        deck = self._decks.setdefault((fault, rate), [])
+        if not deck:
+            deck += [True] + [False] * (round(1 / rate) - 1)
+            self._random.shuffle(deck)
+        hit = deck.pop()
         self.injected[fault] += hit
         return hit
 

@@ -155,6 +155,20 @@ def test_limits_and_names_are_settings() -> None:
     assert read(png(GRAY8), "a.jpg", allow_misnamed=True).shape == (20, 31, 1)
 
 
+def test_only_formats_that_are_read_by_window_may_be_larger_than_the_limit() -> None:
+    asked: list[tuple[int, int]] = []
+    settings = ReaderSettings(max_pixels=100)
+
+    def admit(height: int, width: int) -> None:
+        asked.append((height, width))
+
+    with pytest.raises(RejectError, match="over the limit of 100"):
+        decode_image(png(GRAY8), "a.png", settings, admit=admit)
+    assert not asked
+    assert decode_image(tiff(GRAY8), "a.tif", settings, admit=admit).shape == (20, 31, 1)
+    assert asked == [(20, 31)]
+
+
 def test_percentiles_stretch_each_image_alike() -> None:
     image = np.arange(10_000, dtype=np.uint16).reshape(100, 100, 1)
     settings = NormalizeSettings(low=1, high=99)

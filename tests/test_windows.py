@@ -64,6 +64,21 @@ def test_windows_of_a_tiff(tmp_path: Path, name: str) -> None:
         assert np.array_equal(image.read(box), whole[box.y0 : box.y1, box.x0 : box.x1])
 
 
+def test_numbers_of_a_window_are_those_of_the_whole(tmp_path: Path) -> None:
+    """Bits spread over 0 to 255, complex numbers refused, as where an image is decoded at once."""
+    bits = np.random.default_rng(0).random((50, 70)) > 0.5
+    tifffile.imwrite(tmp_path / "bits.tif", bits, rowsperstrip=8)
+    image = open_windows(str(tmp_path / "bits.tif"))
+    assert image is not None
+    expected = decode_image((tmp_path / "bits.tif").read_bytes(), "bits.tif", ReaderSettings())
+    found = image.read(Box(0, 0, 50, 70))
+    assert np.array_equal(found, expected)
+    assert found.dtype == np.uint8
+    tifffile.imwrite(tmp_path / "complex.tif", np.zeros((50, 70), np.complex64), rowsperstrip=8)
+    with pytest.raises(RejectError, match="complex64 are not supported"):
+        open_windows(str(tmp_path / "complex.tif"))
+
+
 def test_only_what_a_window_touches_is_fetched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ who is to blame is plain: an image of which one part ends its process again and 
 """
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from functools import partial
 from typing import TypeVar
 
@@ -140,7 +140,8 @@ class LargeShards:
             barren = barren + 1 if len(left) == len(waiting) else 0
             if problem is not None:
                 self._start_afresh(group)
-            self._judge(group, step, left, failures, tries, barren)
+            gone = {key for key in left if key not in failures} if problem is None else set()
+            self._judge(group, step, left, failures, gone, tries, barren)
             if barren and problem is None:
                 wait(barren, self.check)
 
@@ -150,16 +151,25 @@ class LargeShards:
         step: str,
         left: Mapping[tuple[str, str, int], tuple[LargeImage, Part]],
         failures: Mapping[tuple[str, str, int], Failure],
+        gone: Set[tuple[str, str, int]],
         tries: Counter[tuple[str, str, int]],
         barren: int,
     ) -> None:
-        """What becomes of the parts that a round has left."""
+        """What becomes of the parts that a round has left.
+
+        Args:
+            gone: parts of which nothing came but that processes died, in a round that went on:
+                suspects, of which one an image is tried alone at once.
+        """
         tries.update(left.keys())
         reason = next(iter(failures.values())).message if failures else "a process died"
         self.on_trouble(f"parts of large images to try again: {len(left):,}, since {reason}")
+        tried: set[int] = set()
         for key, (image, part) in left.items():
-            if tries[key] < TRIES or isinstance(image.found, Rejected):
+            suspect = key in gone and id(image) not in tried
+            if isinstance(image.found, Rejected) or not (suspect or tries[key] >= TRIES):
                 continue
+            tried.add(id(image))
             failure = failures.get(key)
             if failure is not None and failure.of_the_store and barren:
                 raise TesseraError(f"no part could be finished in {tries[key]} tries: {reason}")

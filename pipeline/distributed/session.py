@@ -188,6 +188,7 @@ def _stay_on_loopback() -> None:
 def _quieten() -> None:
     """Ray's own progress and notices are for those who develop on Ray; the jobs print theirs."""
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # what matters is fetched, and raised
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     # The bounds on retries have no other place in this version of Ray, which is pinned.

@@ -39,6 +39,9 @@ _SIGNATURES = (
 )
 
 
+_READ_BY_WINDOW = {"TIFF"}
+"""Formats whose size need not be a limit: see `pipeline.images.windows`."""
+
 Admit = Callable[[int, int], None]
 """Told height and width before any pixel is decoded; raises where they are too many."""
 
@@ -59,13 +62,12 @@ def decode_image(
         settings: what is accepted.
         as_indices: for label maps: values as they are stored, neither looked up in the file's
             palette, nor spread from 1, 2 or 4 bits to 8, nor inverted.
-        admit: what it raises goes through; by default images over `settings.max_pixels` are
-            rejected.
+        admit: asked instead of `settings.max_pixels` about formats that are read by window where
+            they are large, and after it about others. What it raises goes through.
 
     Raises:
         RejectError: with a code: empty, unknown_format, misnamed, corrupt, too_large, layout.
     """
-    admit = admit or limited(settings.max_pixels)
     kind = detect_format(data)
     expected = FORMATS.get(PurePosixPath(name).suffix.lower())
     if expected not in (None, kind) and not settings.allow_misnamed:
@@ -73,17 +75,24 @@ def decode_image(
             "misnamed",
             f"is named as {expected} but holds {kind}; rename it or set reader.allow_misnamed",
         )
+    limits = [] if admit is None else [admit]
+    if admit is None or kind not in _READ_BY_WINDOW:
+        limits.insert(0, limited(settings.max_pixels))
+
+    def admitted(height: int, width: int) -> None:
+        for limit in limits:
+            limit(height, width)
+
     try:
-        pixels = DECODERS[kind](data, admit, as_indices)
+        pixels = DECODERS[kind](data, admitted, as_indices)
     except TesseraError:
         raise
     except Exception as error:  # decoders have no common base for what damaged bytes make them say
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RejectError("corrupt", f"damaged {kind}: {reason[:200]}") from error
+    check_numbers(pixels.dtype)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * (1 if as_indices else 255)
-    if pixels.dtype.kind not in "uif":
-        raise RejectError("layout", f"pixels of type {pixels.dtype} are not supported")
     if 0 in pixels.shape:
         raise RejectError("layout", "has no pixels")
     return pixels
@@ -97,6 +106,16 @@ def detect_format(data: bytes) -> str:
         if data.startswith(signature):
             return kind
     raise RejectError("unknown_format", "is not a PNG, JPEG or TIFF file")
+
+
+def check_numbers(dtype: np.dtype[np.generic]) -> None:
+    """Pixels are integers, floats or bits.
+
+    Raises:
+        RejectError: they are complex, or no numbers.
+    """
+    if dtype.kind not in "uifb":
+        raise RejectError("layout", f"pixels of type {dtype} are not supported")
 
 
 def limited(max_pixels: int) -> Admit:

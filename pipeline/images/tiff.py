@@ -73,6 +73,8 @@ def layout_of(series: tifffile.TiffPageSeries) -> Layout:
 def as_shown(pixels: NDArray[np.generic], page: tifffile.TiffPage) -> Pixels:
     """(H, W, C) as stored → intensities: white is high, palettes are looked up, alpha dropped."""
     photometric = page.photometric
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
     if photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
         pixels = np.iinfo(pixels.dtype.str).max - pixels
     if photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:

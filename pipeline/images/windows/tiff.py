@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.errors import RejectError
+from pipeline.images.reader import check_numbers
 from pipeline.images.tiff import as_shown, check_all_bytes_are_there, first_series, layout_of
 from pipeline.images.windows.levels import Level, LevelChoice, choose_level
 from pipeline.records import Box, Pixels
@@ -136,6 +137,9 @@ def open_tiff(uri: str, choice: LevelChoice) -> TiffWindows | None:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RejectError("corrupt", f"damaged TIFF: {reason[:200]}") from error
     page = planes[0].page
+    if page.dtype is None:
+        raise RejectError("layout", "pixels of its type are not supported")
+    check_numbers(np.dtype(page.dtype))
     sample = np.zeros((1, 1, layout.size[2]), page.dtype)
     return TiffWindows(uri, planes, layout.size, as_shown(sample, page).shape[-1])
 

@@ -21,6 +21,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 
 from pipeline import storage
 from pipeline.errors import MissingError, RejectError, StorageError
+from pipeline.images.reader import check_numbers
 from pipeline.images.windows.levels import Level, LevelChoice, choose_level
 from pipeline.records import Box, Pixels
 
@@ -89,6 +90,7 @@ def open_zarr(uri: str, choice: LevelChoice) -> ZarrWindows:
     except Exception as error:  # whatever a JSON may hold that is not what it should be
         reason = " ".join(str(error).split()) or type(error).__name__
         raise RejectError("corrupt", f"is no OME-Zarr image: {reason[:200]}") from error
+    check_numbers(array.dtype)
     for axis, length in zip(axes, array.shape, strict=True):
         if axis not in "cyx" and length > 1:
             raise RejectError(
