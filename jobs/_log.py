@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
+from rich.markup import escape
+
 from jobs._console import console, live, print_table
 
 _PROGRESS_SECONDS = 10.0
@@ -28,10 +30,11 @@ class TextLog:
 
     def warn(self, event: str, text: str, **fields: object) -> None:
         """One line about something that is not as it should be."""
-        console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
     def table(self, event: str, header: list[str], rows: Sequence[Sequence[object]]) -> None:
         print_table(header, [list(row) for row in rows])
+        console.print()
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Tell]:
@@ -52,6 +55,9 @@ class JsonLog:
 
     def warn(self, event: str, text: str, **fields: object) -> None:
         self._write("warning", event, text, fields)
+
+    def error(self, event: str, text: str, **fields: object) -> None:
+        self._write("error", event, text, fields)
 
     def table(self, event: str, header: list[str], rows: Sequence[Sequence[object]]) -> None:
         for row in rows:

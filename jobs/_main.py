@@ -10,32 +10,53 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from jobs._log import JsonLog
 from pipeline import storage
-from pipeline.config import JobSettings
+from pipeline.config import JobSettings, LogSettings
+from pipeline.cores import use_granted_cores
 from pipeline.errors import SettingsError, StorageError, TesseraError
 from pipeline.parsing import load, parse_yaml
+
+if TYPE_CHECKING:
+    from pipeline.distributed.metering import Meter
 
 S = TypeVar("S", bound=JobSettings)
 
 DONE, FAILED, WRONG_USAGE, TOO_MANY_REJECTS, DAMAGED = 0, 1, 2, 3, 4
+SAVED = -1
+"""What a training comes to that was stopped and can be gone on with: exit code 0, and not done."""
 
 
 def run_job(kind: type[S], work: Callable[[S], int], flags: Sequence[str] | None = None) -> int:
     """Settings from flags (by default the command line's) → work → exit code."""
+    settings: S | None = None
     try:
-        return work(read_settings(kind, sys.argv[1:] if flags is None else flags))
+        settings = read_settings(kind, sys.argv[1:] if flags is None else flags)
+        use_granted_cores()
+        return max(work(settings), DONE)
     except SettingsError as error:
-        return _fail(str(error), WRONG_USAGE)
+        return _fail(settings, str(error), WRONG_USAGE)
     except TesseraError as error:
-        return _fail(str(error), FAILED)
+        return _fail(settings, str(error), FAILED)
     except KeyboardInterrupt:
-        return _fail("interrupted", stopped_by(signal.SIGINT))
+        return _fail(settings, "interrupted", stopped_by(signal.SIGINT))
     except BrokenPipeError:
         # The reader of our output has left, as `head` does. Nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def watched(job: str, output: str, work: "Callable[[Meter], int]") -> int:
+    """A job's work, with the cluster's meters told how it ends; its exit code."""
+    from pipeline.distributed.metering import metered
+
+    with metered(job, output) as meter:
+        code = work(meter)
+        stopped = code == SAVED or code > 128
+        meter.end("done" if code == DONE else "stopped" if stopped else "failed")
+    return code
 
 
 def stopped_by(number: int) -> int:
@@ -65,7 +86,10 @@ def _config_path(flags: Sequence[str]) -> str | None:
     return None
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(settings: JobSettings | None, message: str, code: int) -> int:
+    json = isinstance(settings, LogSettings) and settings.log == "json"
     for line in message.splitlines() or [message]:
+        if json:
+            JsonLog().error("error", line, exit_code=code)
         print(f"error: {line}", file=sys.stderr)
     return code

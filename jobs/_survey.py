@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
 from jobs._console import console, human_bytes, print_table
+from jobs._log import Log
 
 if TYPE_CHECKING:  # PyTorch and Ray are imported when there is work for them
     from pipeline.survey.configure import Choice
@@ -32,16 +31,16 @@ def print_summaries(found: Sequence["SplitSummary"]) -> None:
     )
 
 
-def print_notes(findings: "Findings") -> None:
+def tell_notes(log: Log, findings: "Findings") -> None:
     """A line a note."""
     for note in findings.notes:
-        console.print(f"[yellow]note:[/] {escape(str(note))}", highlight=False, soft_wrap=True)
+        log.warn("note", str(note))
 
 
-def print_choices(choices: Sequence["Choice"], title: str) -> None:
+def tell_choices(log: Log, choices: Sequence["Choice"], title: str) -> None:
     """A row a setting, with its reason."""
     rows: list[list[object]] = [[c.setting, _value(c.value), c.reason] for c in choices]
-    print_table([title, "value", "because"], rows)
+    log.table("choice", [title, "value", "because"], rows)
 
 
 def _image_figures(one: "SplitSummary") -> list[tuple[str, object]]:

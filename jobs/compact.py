@@ -3,12 +3,16 @@
 import sys
 
 from jobs._log import log_to
-from jobs._main import DONE, run_job
+from jobs._main import DONE, run_job, watched
 from pipeline.config import CompactSettings
 
 
 def work(settings: CompactSettings) -> int:
     """Plan, rewrite, and say what came of it."""
+    return watched("compact", settings.dataset, lambda meter: _compact(settings))
+
+
+def _compact(settings: CompactSettings) -> int:
     from pipeline.distributed.compacting import compact, plan_compaction, settle
     from pipeline.distributed.session import ray_session, unwrapped_errors
     from pipeline.tables.dataset import OutputDataset

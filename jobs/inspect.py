@@ -6,8 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from jobs._console import console, live
+from jobs._log import TextLog
 from jobs._main import DONE, run_job
-from jobs._survey import print_choices, print_notes, print_summaries
+from jobs._survey import print_summaries, tell_choices, tell_notes
 from pipeline.config import InspectSettings, TrainSettings
 
 if TYPE_CHECKING:  # Ray and PyTorch are imported when there is work for them
@@ -49,10 +50,11 @@ def _print(found: "Survey", chosen: "Configuration | None") -> None:
     if found.facts:
         print_summaries(summaries(found.fingerprint))
         console.print()
-    print_notes(found.findings)
+    log = TextLog()
+    tell_notes(log, found.findings)
     if chosen:
         console.print()
-        print_choices(chosen.choices, "a training would choose")
+        tell_choices(log, chosen.choices, "a training would choose")
 
 
 def _to_json(found: "Survey", chosen: "Configuration | None") -> str:

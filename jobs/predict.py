@@ -1,36 +1,52 @@
 """Predict a collection of images and write masks, objects and counts as Parquet."""
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jobs._console import human_bytes, human_seconds
 from jobs._log import Log, log_to
-from jobs._main import DONE, TOO_MANY_REJECTS, run_job, stopped_by
+from jobs._main import DONE, TOO_MANY_REJECTS, run_job, stopped_by, watched
 from pipeline.config import PredictSettings
 from pipeline.errors import StoppedError
 
 if TYPE_CHECKING:  # Ray and PyTorch are imported when there is work for them
     from pipeline.distributed.backfill import Backfill, Work
+    from pipeline.distributed.metering import Meter
     from pipeline.distributed.story import Progress
     from pipeline.tables.lease import Lease
 
 
 def work(settings: PredictSettings) -> int:
     """Plan, run, and print what came of it."""
+    log = log_to(settings.log)
+    if settings.dry_run:
+        return _dry_run(log, settings)
+    return watched("predict", settings.output, partial(_predict, log, settings))
+
+
+def _dry_run(log: Log, settings: PredictSettings) -> int:
     from pipeline.distributed.backfill import Backfill
 
-    log = log_to(settings.log)
     job = Backfill(settings)
-    if settings.dry_run:
-        with job.plan() as planned:
-            _tell_plan(log, job, planned)
-        log.tell("done", "nothing is written")
-        return DONE
+    with job.plan() as planned:
+        _tell_plan(log, job, planned)
+    log.tell("done", "nothing is written")
+    return DONE
+
+
+def _predict(log: Log, settings: PredictSettings, meter: "Meter") -> int:
+    from pipeline.distributed.backfill import Backfill
+
+    job = Backfill(settings)
+    meter.last_success(job.last_success)
     with job.lease(lambda text: log.tell("waiting", text)) as lease:
-        return _work(log, job, lease, settings)
+        return _work(log, meter, job, lease, settings)
 
 
-def _work(log: Log, job: "Backfill", lease: "Lease", settings: PredictSettings) -> int:
+def _work(
+    log: Log, meter: "Meter", job: "Backfill", lease: "Lease", settings: PredictSettings
+) -> int:
     rejects = done = 0
     renew = going_on = True
     # An interrupted run's plan goes first; what the collection has gained since then, after it.
@@ -41,7 +57,7 @@ def _work(log: Log, job: "Backfill", lease: "Lease", settings: PredictSettings) 
             if planned.nothing:
                 break
             try:
-                final = _execute(log, job, planned, lease)
+                final = _execute(log, meter, job, planned, lease)
             except StoppedError as stopped:
                 log.warn("stopped", f"{stopped}; the same command goes on where this one ended")
                 return stopped_by(stopped.signal)
@@ -61,10 +77,13 @@ def _work(log: Log, job: "Backfill", lease: "Lease", settings: PredictSettings) 
     return DONE
 
 
-def _execute(log: Log, job: "Backfill", planned: "Work", lease: "Lease") -> "Progress":
+def _execute(
+    log: Log, meter: "Meter", job: "Backfill", planned: "Work", lease: "Lease"
+) -> "Progress":
     with log.progress("predicting") as tell:
 
         def on_progress(now: "Progress") -> None:
+            meter.update(now)
             rate = now.pixels / now.seconds / 1e6 if now.seconds else 0.0
             large = "" if now.parts is None else f"  {now.parts[0]:,}/{now.parts[1]:,} parts"
             tell(

@@ -2,60 +2,79 @@
 
 import shlex
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
-from jobs._console import console, live, print_table
-from jobs._main import DONE, run_job
-from jobs._survey import print_choices, print_notes
+from jobs._log import Log, Tell, log_to
+from jobs._main import DONE, SAVED, run_job, watched
+from jobs._survey import tell_choices, tell_notes
 from pipeline import storage
 from pipeline.config import TrainSettings
 from pipeline.errors import StoppedError
 
 if TYPE_CHECKING:
-    from pipeline.training.reports import Validation
+    from pipeline.distributed.metering import Meter
+    from pipeline.distributed.survey import Survey
+    from pipeline.survey.configure import Configuration
+    from pipeline.training.reports import Report, Validation
 
 
 def work(settings: TrainSettings) -> int:
     """Train, and print what the best epoch reached."""
-    from pipeline.distributed.survey import Survey
+    return watched("train", settings.output, partial(_train, log_to(settings.log), settings))
+
+
+def _train(log: Log, settings: TrainSettings, meter: "Meter") -> int:
     from pipeline.distributed.train import train_bundle
-    from pipeline.survey.configure import Configuration
-    from pipeline.training.reports import Notice, Report, StepReport
 
-    share, text, score = 0.0, "reading images", ""
-    with live("training") as show:
-        show(share, text)
+    def on_configured(found: "Survey", configuration: "Configuration") -> None:
+        tell_notes(log, found.findings)
+        tell_choices(log, configuration.choices, "setting")
 
-        def on_report(report: Report) -> None:
-            nonlocal share, text, score
-            if isinstance(report, Notice):
-                console.print(f"note: {report.text}", highlight=False, markup=False)
-            elif isinstance(report, StepReport):
-                share = report.progress
-                text = (
-                    f"epoch {report.epoch}  loss {report.loss:.3f}  "
-                    f"{report.pixels_per_second / 1e6:.2f} Mpx/s"
-                )
-            else:
-                score = f"  val {report.score:.3f}"
-            show(share, text + score)
-
-        def on_configured(found: Survey, configuration: Configuration) -> None:
-            print_notes(found.findings)
-            print_choices(configuration.choices, "setting")
-            console.print()
-
-        try:
-            result = train_bundle(settings, on_report, on_configured)
-        except StoppedError as stopped:
-            print(f"{stopped}; this goes on with it:\n{_resuming(sys.argv[1:])}")
-            return DONE
-    _print_figures(result.validation)
-    console.print(f"\nmodel bundle: {result.bundle_uri}  ({result.seconds / 60:.1f} minutes)")
+    try:
+        with log.progress("training") as tell:
+            tell("progress", "reading images", share=0.0)
+            result = train_bundle(settings, _Course(log, tell, meter), on_configured)
+    except StoppedError as stopped:
+        log.tell("stopped", f"{stopped}; this goes on with it:\n{_resuming(sys.argv[1:])}")
+        return SAVED
+    _tell_figures(log, result.validation)
+    minutes = result.seconds / 60
+    log.tell("output", f"model bundle: {result.bundle_uri}  ({minutes:.1f} minutes)",
+             output=result.bundle_uri, minutes=round(minutes, 1))  # fmt: skip
     if settings.record.tensorboard:
         folder = storage.join(settings.output, "tensorboard")
-        console.print(f"to look back: tensorboard --logdir {folder}", highlight=False)
+        log.tell("hint", f"to look back: tensorboard --logdir {folder}")
     return DONE
+
+
+class _Course:
+    """Tells of a training while it goes on."""
+
+    def __init__(self, log: Log, tell: Tell, meter: "Meter") -> None:
+        self.log = log
+        self.tell = tell
+        self.meter = meter
+        self.share, self.text, self.score = 0.0, "reading images", ""
+
+    def __call__(self, report: "Report") -> None:
+        from pipeline.training.reports import Notice, StepReport
+
+        fields: dict[str, object] = {}
+        if isinstance(report, Notice):
+            self.log.warn("notice", report.text)
+            return
+        if isinstance(report, StepReport):
+            self.share = report.progress
+            rate = report.pixels_per_second / 1e6
+            self.text = f"epoch {report.epoch}  loss {report.loss:.3f}  {rate:.2f} Mpx/s"
+            fields = {"epoch": report.epoch, "step": report.step, "loss": report.loss,
+                      "megapixels_per_second": round(rate, 3)}  # fmt: skip
+        else:
+            self.score = f"  val {report.score:.3f}"
+            fields = {"epoch": report.epoch, "score": report.score}
+        self.meter.share(self.share)
+        self.tell("progress", self.text + self.score, share=self.share, **fields)
 
 
 def _resuming(flags: list[str]) -> str:
@@ -64,7 +83,7 @@ def _resuming(flags: list[str]) -> str:
     return shlex.join(["python", "-m", "jobs.train", *kept, "--resume"])
 
 
-def _print_figures(validation: "Validation") -> None:
+def _tell_figures(log: Log, validation: "Validation") -> None:
     from pipeline.training.card import class_table
 
     figures = validation.figures
@@ -74,12 +93,10 @@ def _print_figures(validation: "Validation") -> None:
             ["mean over images", *figures.ap_mean.values()],
             ["all objects together", *figures.ap_pooled.values()],
         ]
-        print_table(["AP on validation images", *thresholds], rows)
-        console.print()
+        log.table("precision", ["AP on validation images", *thresholds], rows)
     rows = [[name, value] for name, value in validation.metrics.items() if "/" not in name]
-    print_table(["on validation images", "best epoch"], rows)
-    console.print()
-    print_table(*class_table(figures.classes))
+    log.table("figures", ["on validation images", "best epoch"], rows)
+    log.table("classes", *class_table(figures.classes))
 
 
 if __name__ == "__main__":

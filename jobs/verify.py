@@ -4,7 +4,7 @@ import sys
 from collections import Counter
 
 from jobs._log import Log, log_to
-from jobs._main import DAMAGED, DONE, run_job
+from jobs._main import DAMAGED, DONE, run_job, watched
 from pipeline.config import VerifySettings
 from pipeline.tables.check import Finding
 from pipeline.tables.dataset import OutputDataset
@@ -12,6 +12,10 @@ from pipeline.tables.dataset import OutputDataset
 
 def work(settings: VerifySettings) -> int:
     """Check, and say what is wrong; with `repair`, mend."""
+    return watched("verify", settings.dataset, lambda meter: _verify(settings))
+
+
+def _verify(settings: VerifySettings) -> int:
     from pipeline.distributed.session import ray_session, unwrapped_errors
     from pipeline.distributed.verifying import verify
 

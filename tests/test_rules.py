@@ -11,7 +11,7 @@ FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("jobs/*.py")])
 
 # Each room imports only from the rooms before it.
 ROOMS = [
-    "errors", "records", "grouping", "config", "parsing", "storage", "metrics", "figures",
+    "errors", "cores", "records", "grouping", "config", "parsing", "storage", "metrics", "figures",
     "collective", "methods", "models", "images", "drawing", "tables", "labels", "synthetic",
     "plan", "counting", "evaluation", "overlay", "survey", "predicting", "exporting", "large",
     "training", "distributed",

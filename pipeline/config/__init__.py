@@ -6,6 +6,7 @@
 from pipeline.config.base import JobSettings, Precision, Section, fingerprint
 from pipeline.config.collection import CollectionSettings
 from pipeline.config.labels import VAL_FRACTION, LabelSettings
+from pipeline.config.logs import LogSettings
 from pipeline.config.model import MethodSettings, NetworkSettings, NormalizeSettings
 from pipeline.config.predicting import PredictSettings, ReaderSettings, RegionSettings
 from pipeline.config.results import (
@@ -39,6 +40,7 @@ __all__ = [
     "InspectSettings",
     "JobSettings",
     "LabelSettings",
+    "LogSettings",
     "MethodSettings",
     "NetworkSettings",
     "NormalizeSettings",

@@ -7,6 +7,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from pipeline.config.base import CHOSEN, PRECISION, JobSettings, Precision, Section
 from pipeline.config.labels import VAL_FRACTION, LabelSettings
+from pipeline.config.logs import LogSettings
 from pipeline.config.model import MethodSettings, NetworkSettings, NormalizeSettings
 
 
@@ -99,7 +100,7 @@ class RecordSettings(Section):
     card: bool = Field(True, description="README.md in the bundle: the model card")
 
 
-class TrainSettings(JobSettings):
+class TrainSettings(LogSettings):
     """Train a U-Net from annotated images and write a model bundle.
 
     DATA holds images/, labels/ (a PNG or TIFF of integers an image; 0 is background, each object
@@ -221,6 +222,7 @@ class TrainSettings(JobSettings):
             exclude={
                 "config", "output", "workers", "resume", "restart", "epochs", "max_minutes",
                 "patience", "checkpoint_minutes", "max_failures", "validation_share", "cache_bytes",
+                "log",
             },
         )  # fmt: skip
 

@@ -14,7 +14,14 @@ from pipeline.distributed.rounds import OnTrouble, Rounds
 from pipeline.distributed.session import Resources, check_fits, ray_session, unwrapped_errors
 from pipeline.distributed.stages import GraphSettings
 from pipeline.distributed.stopping import Stop, stop_on_signals
-from pipeline.distributed.story import Attempt, OnProgress, Progress, newest_rate, run_summary
+from pipeline.distributed.story import (
+    Attempt,
+    OnProgress,
+    Progress,
+    last_success,
+    newest_rate,
+    run_summary,
+)
 from pipeline.errors import DataError, LeaseLostError, StoppedError
 from pipeline.images.collection import Collection, open_collection
 from pipeline.images.partitions import PartitionSpec
@@ -78,6 +85,11 @@ class Backfill:
         self.dataset = OutputDataset.accepting(settings.output, spec, replace=settings.replace)
         self.results = spec.results
         self._renews = settings.replace or settings.retry_rejects
+
+    @property
+    def last_success(self) -> float | None:
+        """When the newest run of this output that has finished did so, in Unix time."""
+        return last_success(self.dataset.runs())
 
     @contextmanager
     def plan(self, *, renew: bool = True) -> Iterator[Work]:

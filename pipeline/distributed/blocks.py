@@ -5,7 +5,7 @@ the reading side sees them without a copy.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.distributed.failures import Failure
+from pipeline.distributed.timing import NO_SECONDS, SECONDS, StageSeconds
 from pipeline.records import Maps, Pixels, Reject, RowKey, Shard, SourceImage
 
 _MAP = "map:"
@@ -37,6 +38,7 @@ class Block:
     failure: Failure | None = None
     peak_memory: int = 0
     """Most bytes that a process held that has worked on it so far."""
+    seconds: StageSeconds = NO_SECONDS
 
     @classmethod
     def planned(cls, shard: Shard, poison: Mapping[str, tuple[str, str]]) -> "Block":
@@ -71,6 +73,7 @@ def to_table(block: Block, maps: Sequence[Maps | None] = ()) -> pa.Table:
         "failure_kind": [failure and failure.kind] * n,
         "failure": [failure and failure.message] * n,
         "peak_memory": [block.peak_memory] * n,
+        "seconds": [asdict(block.seconds)] * n,
     }
     schema = _BLOCK
     for name in sorted({name for one in maps if one for name in one}):
@@ -93,6 +96,7 @@ def block_of(table: pa.Table) -> Block:
         tuple(_read_image(row, buffer) for row, buffer in zip(rows, buffers, strict=True)),
         None if kind is None else Failure(kind, first["failure"]),
         first["peak_memory"],
+        StageSeconds(**first["seconds"]),
     )
 
 
@@ -152,5 +156,6 @@ _BLOCK = pa.schema(
         ("failure_kind", pa.string()),
         ("failure", pa.string()),
         ("peak_memory", pa.int64()),
+        ("seconds", SECONDS),
     ]
 )

@@ -5,8 +5,10 @@ keep), *label*, and *finish*, which commits a shard. A part that fails is tried 
 who is to blame is plain: an image of which one part ends its process again and again is a reject.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -23,6 +25,7 @@ from pipeline.distributed.parts import Part, grid_of
 from pipeline.distributed.predict import DEATHS
 from pipeline.distributed.session import Resources, user_error
 from pipeline.distributed.stages import GraphSettings, ShardResult
+from pipeline.distributed.timing import NO_SECONDS, StageSeconds
 from pipeline.errors import TesseraError
 from pipeline.large.keeping import Keep, Opened, Rejected, parts_folder
 from pipeline.records import Reject, Shard, SourceImage
@@ -38,6 +41,18 @@ _SECONDS = 0.5
 Graph = Callable[[Group, Sequence[Part], GraphSettings, Resources], Generator[Part, None, None]]
 OnParts = Callable[[int, int], None]
 """Told how many parts are done, of how many, in all steps of the images at hand."""
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What the work on parts has taken."""
+
+    peak_memory: int = 0
+    """Most bytes that a process held."""
+    seconds: StageSeconds = NO_SECONDS
+
+    def __add__(self, other: "_Cost") -> "_Cost":
+        return _Cost(max(self.peak_memory, other.peak_memory), self.seconds + other.seconds)
 
 
 class LargeShards:
@@ -78,10 +93,10 @@ class LargeShards:
             TesseraError: something that no further try would mend, or too many in vain.
         """
         for group in self._groups(shards, poison):
-            peak = self._work(group, "scales", predict_parts)
+            cost = self._work(group, "scales", predict_parts)
             self._sum_scales(group)
-            peak = max(peak, self._work(group, "seams", label_parts))
-            yield from self._finish(group, peak)
+            cost += self._work(group, "seams", label_parts)
+            yield from self._finish(group, cost)
 
     def _groups(
         self, shards: Iterable[Shard], poison: Mapping[str, tuple[str, str]]
@@ -101,15 +116,15 @@ class LargeShards:
         group: Group,
         step: str,
         graph: Graph,
-    ) -> int:
-        """Take every part of a group through a step; returns the most bytes a process held."""
-        peak, barren = 0, 0
+    ) -> "_Cost":
+        """Take every part of a group through a step."""
+        cost, barren = _Cost(), 0
         tries: Counter[tuple[str, str, int]] = Counter()
         while True:
             done = {id(image): image.keep.done(step) for image in group.images}
             waiting = list(_waiting(group, done))
             if not waiting:
-                return peak
+                return cost
             left = {part.key: (image, part) for image, part in waiting}
             failures: dict[tuple[str, str, int], Failure] = {}
             problem: Exception | None = None
@@ -118,7 +133,7 @@ class LargeShards:
             try:
                 for part in listening(running, self.check):
                     image, _ = left[part.key]
-                    peak = max(peak, part.peak_memory)
+                    cost += _Cost(part.peak_memory, part.seconds)
                     if part.failure is not None:
                         failures[part.key] = part.failure
                         continue
@@ -202,14 +217,15 @@ class LargeShards:
         for _ in self._insist(lambda image: _sum_scale.remote(image.keep, image.parts), images):
             pass
 
-    def _finish(self, group: Group, peak: int) -> Iterator[ShardResult]:
+    def _finish(self, group: Group, cost: "_Cost") -> Iterator[ShardResult]:
         """Commit the shards of a group, several at once."""
         settings = ray.put(self.settings)
+        share = _Cost(cost.peak_memory, cost.seconds / len(group.shards))
 
         def start(shard: Shard) -> "ray.ObjectRef[ShardResult]":
             images = [image for image in group.images if image.shard is shard]
             found = [(image.source, image.keep, image.found) for image in images]
-            return _finish_shard.remote(shard, found, settings, peak)
+            return _finish_shard.remote(shard, found, settings, share)
 
         for result in self._insist(start, group.shards):
             yield result
@@ -267,9 +283,10 @@ def _finish_shard(
     shard: Shard,
     images: Sequence[tuple[SourceImage, Keep, Opened | Rejected]],
     settings: GraphSettings,
-    peak: int,
+    cost: _Cost,
 ) -> ShardResult:
     """Write the rows of a shard whose parts are all labelled, and commit it."""
+    began = time.perf_counter()
     from pipeline.distributed.stages import peak_memory
     from pipeline.large.finish import finish_image
     from pipeline.tables.growing import growing_shard
@@ -299,5 +316,6 @@ def _finish_shard(
         pixels=pixels,
         bytes_read=sum(max(source.size, 0) for source in shard.images),
         bytes_written=out.written,
-        peak_memory=max(peak, peak_memory()),
+        peak_memory=max(cost.peak_memory, peak_memory()),
+        seconds=cost.seconds + StageSeconds(commit=time.perf_counter() - began),
     )

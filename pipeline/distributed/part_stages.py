@@ -18,6 +18,7 @@ from pipeline.distributed.failures import Failure
 from pipeline.distributed.parts import Part, bare, part_of, pixels_of, to_table
 from pipeline.distributed.reading import read_reject
 from pipeline.distributed.stages import GraphSettings, peak_memory
+from pipeline.distributed.timing import Stage, timed
 from pipeline.errors import RejectError, StorageError, UnavailableError
 from pipeline.images.normalize import IntensityRange
 from pipeline.images.windows import (
@@ -92,7 +93,7 @@ def read_part(
         pixels, corner = read_window(image, core, settings.cutting)
         return to_table(replace(part, peak_memory=peak_memory()), pixels, corner)
 
-    return _stage(table, work)
+    return _stage("read", table, work)
 
 
 class PredictPart:
@@ -120,7 +121,7 @@ class PredictPart:
                 done = done.append_column(_MAP + name, column)
             return done
 
-        return _stage(table, work)
+        return _stage("predict", table, work)
 
 
 class KeepPart:
@@ -146,7 +147,7 @@ class KeepPart:
             keep_maps(part.keep(self.settings), part.number, maps, self.method)
             return to_table(part)
 
-        return bare(_stage(table, work))
+        return bare(_stage("predict", table, work))
 
 
 class LabelPart:
@@ -185,16 +186,16 @@ class LabelPart:
             )
             return to_table(replace(part, peak_memory=peak_memory()))
 
-        return bare(_stage(table, work))
+        return bare(_stage("commit", table, work))
 
 
-def _stage(table: pa.Table, work: Callable[[Part], pa.Table]) -> pa.Table:
+def _stage(stage: Stage, table: pa.Table, work: Callable[[Part], pa.Table]) -> pa.Table:
     """One stage's work on a part; one that has failed goes through untouched."""
     part = part_of(table)
     if part.failure is not None or part.reject is not None:
         return table
     try:
-        return work(part)
+        return timed(stage, lambda: work(part))
     except RejectError as error:
         return to_table(replace(part, reject=Rejected("read", error.code, error.message)))
     except UnavailableError as error:

@@ -1,6 +1,6 @@
 """A part of a large image ⇄ the Arrow table of one row that travels between Ray Data's stages."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from pipeline.distributed.failures import Failure
 from pipeline.distributed.stages import GraphSettings
+from pipeline.distributed.timing import NO_SECONDS, SECONDS, StageSeconds
 from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep, Opened, Rejected
 from pipeline.records import Pixels, SourceImage
@@ -25,6 +26,7 @@ class Part:
     reject: Rejected | None = None
     peak_memory: int = 0
     """Most bytes that a process held that has worked on it so far."""
+    seconds: StageSeconds = NO_SECONDS
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -78,6 +80,7 @@ def to_table(
         "failure": failure and [failure.kind, failure.message],
         "reject": reject and [reject.stage, reject.code, reject.message],
         "peak_memory": part.peak_memory,
+        "seconds": asdict(part.seconds),
     }
     return pa.Table.from_pylist([row], _PART)
 
@@ -95,6 +98,7 @@ def part_of(table: pa.Table) -> Part:
         row["failure"] and Failure(*row["failure"]),
         row["reject"] and Rejected(*row["reject"]),
         row["peak_memory"],
+        StageSeconds(**row["seconds"]),
     )
 
 
@@ -129,5 +133,6 @@ _FIELDS: list[tuple[str, Any]] = [
     ("failure", pa.list_(pa.string())),
     ("reject", pa.list_(pa.string())),
     ("peak_memory", pa.int64()),
+    ("seconds", SECONDS),
 ]
 _PART = pa.schema(_FIELDS)

@@ -23,6 +23,7 @@ from pipeline.distributed.stages import (
     ShardResult,
     read_shard,
 )
+from pipeline.distributed.timing import StageSeconds
 from pipeline.records import Shard
 
 DEATHS = 1
@@ -75,7 +76,7 @@ def stream_shards(
     )
     for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in cast(pa.Table, batch).to_pylist():
-            yield ShardResult(**row)
+            yield ShardResult(**row | {"seconds": StageSeconds(**row["seconds"])})
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ import contextlib
 import logging
 import math
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from ray._private import ray_constants
 from ray.data import DataContext
 from ray.exceptions import RayError, RayTaskError
 
+from pipeline.cores import granted_cores
 from pipeline.errors import DataProblems, SettingsError, TesseraError
 
 _ours: list[int] = []
@@ -38,6 +41,11 @@ class Resources:
     """Bytes, without the object store's."""
     store_bytes: int = _STORE_BYTES
     """Memory of the object store."""
+
+
+def on_cluster() -> bool:
+    """Whether there is a cluster to join, or this process is a job of one."""
+    return "RAY_ADDRESS" in os.environ
 
 
 @contextlib.contextmanager
@@ -69,7 +77,7 @@ def renew_session() -> Resources:
 
 
 def _connect(store_bytes: int) -> None:
-    local = "RAY_ADDRESS" not in os.environ
+    local = not on_cluster()
     for left in reversed(range(_STARTS)):
         try:
             _start_here(store_bytes) if local else _join()
@@ -87,6 +95,7 @@ def _start_here(store_bytes: int) -> None:
     _stay_on_loopback()
     ray.init(
         "local",  # or Ray would join what somebody has started on this machine
+        num_cpus=granted_cores(),
         include_dashboard=False,
         object_store_memory=store_bytes,
         log_to_driver=False,
@@ -95,7 +104,11 @@ def _start_here(store_bytes: int) -> None:
 
 
 def _join() -> None:
+    """As a driver of the cluster; what a signal does stays as it was."""
+    before = signal.getsignal(signal.SIGTERM)
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def user_error(error: BaseException) -> TesseraError | None:

@@ -16,6 +16,7 @@ from pipeline.config import MethodSettings, PredictSettings
 from pipeline.distributed.blocks import Block, ReadImage, block_of, maps_of, to_table
 from pipeline.distributed.failures import Failure
 from pipeline.distributed.reading import read_images, rejected
+from pipeline.distributed.timing import NO_SECONDS, SECONDS, Stage, StageSeconds, timed
 from pipeline.errors import RejectError
 from pipeline.grouping import group_in_order
 from pipeline.models.bundle import BundleSpec
@@ -68,6 +69,7 @@ class ShardResult:
     bytes_written: int = 0
     peak_memory: int = 0
     """Most bytes that one of the processes held that worked on it."""
+    seconds: StageSeconds = NO_SECONDS
     failure_kind: str | None = None
     failure_message: str = ""
 
@@ -88,6 +90,7 @@ RESULT = pa.schema(
         ("bytes_read", pa.int64()),
         ("bytes_written", pa.int64()),
         ("peak_memory", pa.int64()),
+        ("seconds", SECONDS),
         ("failure_kind", pa.string()),
         ("failure_message", pa.string()),
     ]
@@ -106,7 +109,7 @@ def read_shard(table: pa.Table, settings: PredictSettings) -> pa.Table:
             replace(block, images=images, peak_memory=max(block.peak_memory, peak_memory()))
         )
 
-    return _stage(table, work)
+    return _stage("read", table, work)
 
 
 def load_predictor(settings: GraphSettings, threads: int) -> "Predictor":
@@ -142,7 +145,7 @@ class PredictShard:
         self.predictor = load_predictor(settings, threads)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return _stage(table, self._predict)
+        return _stage("predict", table, self._predict)
 
     def _predict(self, block: Block, table: pa.Table) -> pa.Table:
         checked: list[ReadImage] = []
@@ -174,7 +177,7 @@ class CommitShard:
         self.method = build_method(settings.method, settings.classes)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        done = _stage(table, self._commit)
+        done = _stage("commit", table, self._commit)
         if done.schema.equals(RESULT):
             return done
         block = block_of(done)
@@ -216,6 +219,7 @@ class CommitShard:
                 bytes_read=sum(max(image.source.size, 0) for image in block.images),
                 bytes_written=written,
                 peak_memory=max(block.peak_memory, peak_memory()),
+                seconds=block.seconds,
             )
         )
 
@@ -228,13 +232,13 @@ class CommitShard:
         return PredictedImage(source, (height, width, channels), found, measures)
 
 
-def _stage(table: pa.Table, work: Callable[[Block, pa.Table], pa.Table]) -> pa.Table:
+def _stage(stage: Stage, table: pa.Table, work: Callable[[Block, pa.Table], pa.Table]) -> pa.Table:
     """One stage's work on a block; a block that has failed goes through untouched."""
     block = block_of(table)
     if block.failure is not None:
         return table
     try:
-        return work(block, table)
+        return timed(stage, lambda: work(block, table))
     except Exception as error:  # the driver judges it: see `rounds`
         bare = tuple(ReadImage(image.source) for image in block.images)
         return to_table(replace(block, images=bare, failure=Failure.of(error)))

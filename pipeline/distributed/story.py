@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.distributed.stages import ShardResult
+from pipeline.distributed.timing import NO_SECONDS, StageSeconds
 from pipeline.tables.runs import Run
 from pipeline.tables.tally import Tally
 
@@ -33,6 +34,7 @@ class Progress:
     first_commit_seconds: float | None = None
     peak_memory: int = 0
     """Most bytes that one process held, of those that read, predict and commit."""
+    stage_seconds: StageSeconds = NO_SECONDS
     parts: tuple[int, int] | None = None
     """Done and all, of the large images at hand, in both steps; None where there are none."""
 
@@ -55,6 +57,7 @@ class Progress:
             seconds=seconds,
             first_commit_seconds=self.first_commit_seconds or seconds,
             peak_memory=max(self.peak_memory, result.peak_memory),
+            stage_seconds=self.stage_seconds + result.seconds,
             parts=None,
         )
 
@@ -125,6 +128,7 @@ def run_summary(run: Run, tally: Tally, settings: Mapping[str, Any], model: str)
         "rejects": tally.reject_codes.total(),
         "reject_codes": dict(sorted(tally.reject_codes.items())),
         "seconds": round(totals["seconds"], 3),
+        "stage_seconds": _stage_seconds(attempts),
         "rates": _rates(
             totals["images"] + totals["rejects"],
             totals["pixels"],
@@ -137,6 +141,12 @@ def run_summary(run: Run, tally: Tally, settings: Mapping[str, Any], model: str)
         "versions": versions(),
         "attempts": attempts,
     }
+
+
+def _stage_seconds(attempts: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Of all attempts; those of versions before this one did not tell."""
+    told = (StageSeconds(**one.get("stage_seconds", {})) for one in attempts)
+    return {stage: round(value, 3) for stage, value in asdict(sum(told, NO_SECONDS)).items()}
 
 
 def _rates(images: int, pixels: int, bytes_read: int, seconds: float) -> dict[str, float]:
@@ -152,6 +162,14 @@ def versions() -> dict[str, str]:
     """Of what decides results and speed."""
     names = ("ray", "torch", "pyarrow", "duckdb")
     return {"tessera": __version__, **{name: version(name) for name in names}}
+
+
+def last_success(runs: Iterable[Run]) -> float | None:
+    """When the newest finished prediction had its end, in seconds of Unix time."""
+    for run in reversed(list(runs)):
+        if run.finished and "finished" in (summary := run.summary()):
+            return datetime.fromisoformat(summary["finished"]).timestamp()
+    return None
 
 
 def newest_rate(runs: Iterable[Run]) -> float | None:

@@ -4,13 +4,13 @@ It opens no file but its own temporary ones, so an expression from the settings 
 """
 
 import contextlib
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
 
 import duckdb
 import pyarrow as pa
 
+from pipeline.cores import granted_cores
 from pipeline.errors import StorageError
 
 MEMORY = "768MB"
@@ -22,7 +22,7 @@ class Database:
 
     def __init__(self, folder: str) -> None:
         settings: dict[str, str | bool | int | float | list[str]] = {
-            "threads": len(os.sched_getaffinity(0)),
+            "threads": granted_cores(),
             "memory_limit": MEMORY,
             "temp_directory": f"{folder}/spilled",
             "preserve_insertion_order": False,
