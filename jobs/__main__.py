@@ -15,6 +15,7 @@ JOBS = {
     "count": "predictions → how many objects of each class",
     "export": "predictions → OME-Zarr, GeoJSON, COCO or TIFF, for other tools",
     "overlay": "predictions → one picture of objects drawn over their images",
+    "submit": "any of these on a Ray cluster: submitted, followed, stopped",
     "demo": "all of it on a small synthetic collection",
 }
 

@@ -37,11 +37,11 @@ def run_job(kind: type[S], work: Callable[[S], int], flags: Sequence[str] | None
         use_granted_cores()
         return max(work(settings), DONE)
     except SettingsError as error:
-        return _fail(settings, str(error), WRONG_USAGE)
+        return fail(settings, str(error), WRONG_USAGE)
     except TesseraError as error:
-        return _fail(settings, str(error), FAILED)
+        return fail(settings, str(error), FAILED)
     except KeyboardInterrupt:
-        return _fail(settings, "interrupted", stopped_by(signal.SIGINT))
+        return fail(settings, "interrupted", stopped_by(signal.SIGINT))
     except BrokenPipeError:
         # The reader of our output has left, as `head` does. Nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -67,7 +67,7 @@ def stopped_by(number: int) -> int:
 def read_settings(kind: type[S], flags: Sequence[str]) -> S:
     """Defaults, then the file that `--config` names, then flags."""
     values = {}
-    path = _config_path(flags)
+    path = config_path(flags)
     if path is not None:
         try:
             text = storage.read_bytes(path).decode()
@@ -77,7 +77,8 @@ def read_settings(kind: type[S], flags: Sequence[str]) -> S:
     return load(kind, flags, values)
 
 
-def _config_path(flags: Sequence[str]) -> str | None:
+def config_path(flags: Sequence[str]) -> str | None:
+    """The settings file that flags name."""
     for flag, following in zip_longest(flags, flags[1:]):
         if flag == "--config":
             return following
@@ -86,7 +87,8 @@ def _config_path(flags: Sequence[str]) -> str | None:
     return None
 
 
-def _fail(settings: JobSettings | None, message: str, code: int) -> int:
+def fail(settings: JobSettings | None, message: str, code: int) -> int:
+    """Say why, a line a problem; gives the exit code back."""
     json = isinstance(settings, LogSettings) and settings.log == "json"
     for line in message.splitlines() or [message]:
         if json:

@@ -16,6 +16,7 @@ from pipeline.config.results import (
     ExportSettings,
     OverlaySettings,
 )
+from pipeline.config.submitting import SubmitSettings
 from pipeline.config.training import (
     AugmentSettings,
     ConfiguredSettings,
@@ -53,6 +54,7 @@ __all__ = [
     "RegionSettings",
     "SamplingSettings",
     "Section",
+    "SubmitSettings",
     "TrainSettings",
     "VerifySettings",
     "fingerprint",

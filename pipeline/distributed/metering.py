@@ -6,6 +6,7 @@ is still seen to have failed when it is scraped. On this machine alone nothing i
 """
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from pipeline.distributed.story import Progress
 
 Outcome = Literal["done", "failed", "stopped"]
 
+_REPEAT_SECONDS = 5.0
 _NAME, _NAMESPACE = "meters", "tessera"
 _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "images": ("Images with their result committed", ()),
@@ -54,7 +56,7 @@ class Meters:
     """The counters and gauges, by job and output."""
 
     def __init__(self) -> None:
-        tags = ("job", "output")
+        tags = ("tessera_job", "output")  # `job` is a label of Prometheus itself
         self.counters = {
             name: Counter(f"tessera_{name}", text, tag_keys=(*tags, *more))
             for name, (text, more) in _COUNTERS.items()
@@ -62,14 +64,24 @@ class Meters:
         self.gauges = {
             name: Gauge(f"tessera_{name}", text, tag_keys=tags) for name, text in _GAUGES.items()
         }
+        self.values: dict[tuple[str, str, str], float] = {}
+        threading.Thread(target=self._repeat, daemon=True).start()
 
     def take(self, job: str, output: str, reading: Reading) -> None:
-        tags = {"job": job, "output": output}
+        tags = {"tessera_job": job, "output": output}
         for name, amount, more in reading.added:
             if amount > 0:
                 self.counters[name].inc(amount, tags | dict(more))
         for name, value in reading.now.items():
+            self.values[name, job, output] = value
             self.gauges[name].set(value, tags)
+
+    def _repeat(self) -> None:
+        """Ray forgets gauges that nobody sets again."""
+        while True:
+            time.sleep(_REPEAT_SECONDS)
+            for (name, job, output), value in list(self.values.items()):
+                self.gauges[name].set(value, {"tessera_job": job, "output": output})
 
 
 class Meter:
@@ -147,7 +159,7 @@ def _reading(before: Progress, now: Progress) -> Reading:
 
 
 def _meters() -> Any:
-    """The cluster's own, made by whoever needs it first; on the head, which is there longest."""
+    """The cluster's own, made by who needs it first; on the head, whose end is the cluster's."""
     with contextlib.suppress(ValueError):  # there is none yet
         return ray.get_actor(_NAME, namespace=_NAMESPACE)
     head = next(
@@ -164,7 +176,7 @@ def _meters() -> Any:
             get_if_exists=True,
             num_cpus=0,
             max_restarts=-1,
-            scheduling_strategy=NodeAffinitySchedulingStrategy(head, soft=True),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(head, soft=False),
         )
         .remote()
     )
