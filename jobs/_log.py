@@ -69,7 +69,7 @@ class JsonLog:
 
         def tell(event: str, text: str, **fields: object) -> None:
             nonlocal last
-            if time.monotonic() - last >= _PROGRESS_SECONDS:
+            if event != "progress" or time.monotonic() - last >= _PROGRESS_SECONDS:
                 last = time.monotonic()
                 self._write("info", event, f"{title} {text}", fields)
 

@@ -60,7 +60,7 @@ class _Course:
     def __call__(self, report: "Report") -> None:
         from pipeline.training.reports import Notice, StepReport
 
-        fields: dict[str, object] = {}
+        event, fields = "progress", dict[str, object]()
         if isinstance(report, Notice):
             self.log.warn("notice", report.text)
             return
@@ -72,9 +72,9 @@ class _Course:
                       "megapixels_per_second": round(rate, 3)}  # fmt: skip
         else:
             self.score = f"  val {report.score:.3f}"
-            fields = {"epoch": report.epoch, "score": report.score}
+            event, fields = "validation", {"epoch": report.epoch, "score": report.score}
         self.meter.share(self.share)
-        self.tell("progress", self.text + self.score, share=self.share, **fields)
+        self.tell(event, self.text + self.score, share=self.share, **fields)
 
 
 def _resuming(flags: list[str]) -> str:
