@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pipeline.training.reports import Report, Validation
 
 
+_FEW_STEPS = 200
+
+
 def work(settings: TrainSettings) -> int:
     """Train, and print what the best epoch reached."""
     return watched("train", settings.output, partial(_train, log_to(settings.log), settings))
@@ -34,11 +37,18 @@ def _train(log: Log, settings: TrainSettings, meter: "Meter") -> int:
     try:
         with log.progress("training") as tell:
             tell("progress", "reading images", share=0.0)
-            result = train_bundle(settings, _Course(log, tell, meter), on_configured)
+            course = _Course(log, tell, meter)
+            result = train_bundle(settings, course, on_configured)
     except StoppedError as stopped:
         log.tell("stopped", f"{stopped}; this goes on with it:\n{_resuming(sys.argv[1:])}")
         return SAVED
     _tell_figures(log, result.validation)
+    if settings.max_minutes and course.steps < _FEW_STEPS:
+        log.warn(
+            "few_steps",
+            f"only {course.steps} steps fitted in {settings.max_minutes:g} minutes, too few to "
+            "learn much: give it more time, more workers, or a machine with less other work",
+        )
     minutes = result.seconds / 60
     log.tell("output", f"model bundle: {result.bundle_uri}  ({minutes:.1f} minutes)",
              output=result.bundle_uri, minutes=round(minutes, 1))  # fmt: skip
@@ -56,6 +66,7 @@ class _Course:
         self.tell = tell
         self.meter = meter
         self.share, self.text, self.score = 0.0, "reading images", ""
+        self.steps = 0
 
     def __call__(self, report: "Report") -> None:
         from pipeline.training.reports import Notice, StepReport
@@ -71,6 +82,7 @@ class _Course:
             fields = {"epoch": report.epoch, "step": report.step, "loss": report.loss,
                       "megapixels_per_second": round(rate, 3)}  # fmt: skip
         else:
+            self.steps = report.step
             self.score = f"  val {report.score:.3f}"
             event, fields = "validation", {"epoch": report.epoch, "score": report.score}
         self.meter.share(self.share)

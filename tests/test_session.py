@@ -5,8 +5,8 @@ import ipaddress
 import psutil
 import pytest
 
-from pipeline.distributed.session import Resources, check_fits
-from pipeline.errors import SettingsError
+from pipeline.distributed.session import Resources, check_computes, check_fits
+from pipeline.errors import SettingsError, TesseraError
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -17,6 +17,12 @@ def test_nothing_listens_beyond_loopback() -> None:
     addresses = [ipaddress.ip_address(s.laddr.ip.removeprefix("::ffff:")) for s in sockets]
     reachable = [str(address) for address in addresses if not address.is_loopback]
     assert reachable == []
+
+
+def test_a_cluster_without_workers_is_refused() -> None:
+    head = Resources(nodes=1, cpus=0, gpus=0, largest_node_cpus=0, largest_node_memory=1 << 30)
+    with pytest.raises(TesseraError, match="has no node to compute on"):
+        check_computes(head)
 
 
 def test_more_workers_than_fit_are_refused() -> None:

@@ -58,7 +58,9 @@ def ray_session(store_bytes: int = _STORE_BYTES) -> Iterator[Resources]:
     _connect(store_bytes)
     _ours.append(store_bytes)
     try:
-        yield _resources()
+        resources = _resources()
+        check_computes(resources)
+        yield resources
     finally:
         _ours.clear()
         ray.shutdown()
@@ -161,6 +163,19 @@ def data_context() -> DataContext:
     return context
 
 
+def check_computes(resources: Resources) -> None:
+    """Refuse a cluster of which nothing but the head is there: work shares what it finds.
+
+    Raises:
+        TesseraError: says so.
+    """
+    if not resources.cpus and not resources.gpus:
+        raise TesseraError(
+            "the cluster has no node to compute on: start a worker node, or give its group a "
+            "least number of 1, and give the same command again"
+        )
+
+
 def check_fits(workers: int, resources: Resources) -> None:
     """Refuse more workers than the cluster can hold, instead of waiting for ever.
 
@@ -180,7 +195,7 @@ def _resources() -> Resources:
     cpus = [node.get("CPU", 0.0) for node in alive]
     return Resources(
         nodes=max(1, sum(count > 0 for count in cpus)),
-        cpus=total.get("CPU", 1.0),
+        cpus=total.get("CPU", 0.0),
         gpus=int(total.get("GPU", 0)),
         largest_node_cpus=max(cpus, default=1.0),
         store_bytes=int(total.get("object_store_memory", _STORE_BYTES)),
