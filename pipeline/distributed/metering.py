@@ -154,7 +154,8 @@ def _reading(before: Progress, now: Progress) -> Reading:
     earlier = asdict(before.stage_seconds)
     for stage, seconds in asdict(now.stage_seconds).items():
         added.append(("stage_seconds", seconds - earlier[stage], (("stage", stage),)))
-    share = now.done / now.total if now.total else 1.0
+    parts = now.parts[0] / now.parts[1] if now.parts and now.parts[1] else 0.0
+    share = min((now.done + parts) / now.total, 1.0) if now.total else 1.0
     return Reading(tuple(added), {"images_left": now.total - now.done, "progress": share})
 
 

@@ -75,7 +75,17 @@ def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     fs, path = open_filesystem(uri)
     if isinstance(fs, LocalFileSystem):
         return pyarrow.fs.LocalFileSystem(), path
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(fs)), path
+    return pyarrow.fs.PyFileSystem(_WithoutFolders(fs)), path
+
+
+class _WithoutFolders(pyarrow.fs.FSSpecHandler):  # type: ignore[misc]
+    """An object store, in which a folder is made by what is put into it.
+
+    s3fs would ask for the bucket, and make one where it may not ask.
+    """
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        pass
 
 
 def make_folder(uri: str) -> str:
