@@ -1,12 +1,15 @@
 """Ray on this machine: out of reach from elsewhere, and clear about what does not fit."""
 
 import ipaddress
+from pathlib import Path
 
 import psutil
 import pytest
 
 from pipeline.distributed.session import Resources, check_computes, check_fits
 from pipeline.errors import SettingsError, TesseraError
+from pipeline.synthetic import write_annotated
+from tests.chaos import Job, commits, predict_words
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -17,6 +20,18 @@ def test_nothing_listens_beyond_loopback() -> None:
     addresses = [ipaddress.ip_address(s.laddr.ip.removeprefix("::ffff:")) for s in sockets]
     reachable = [str(address) for address in addresses if not address.is_loopback]
     assert reachable == []
+
+
+@pytest.mark.slow
+def test_with_a_token_on_this_machine_too(tmp_path: Path) -> None:
+    """As by default, which the other tests turn off: Ray makes a token in the home folder."""
+    write_annotated(str(tmp_path), [(64, 64)], ["test"], seed=1)
+    words = predict_words(str(tmp_path / "images"), "models/nuclei", str(tmp_path / "out"))
+    home = {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
+    job = Job.start(words, tmp_path / "log", **home)
+    assert job.wait() == 0, job.text()
+    assert (tmp_path / ".ray/auth_token").exists()
+    assert commits(tmp_path / "out") == 1
 
 
 def test_a_cluster_without_workers_is_refused() -> None:
