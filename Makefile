@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 TORCH_FLAGS ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: install demo test test-slow check format clean
+.PHONY: install demo test test-slow test-soak check format clean
 
 install: $(VENV)/.installed
 
@@ -25,11 +25,15 @@ demo: install
 	@$(BIN)/python -m jobs.demo
 
 test: install
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow and not soak"
 
-# What takes minutes: killed processes, lost nodes, stores that misbehave.
+# What takes minutes: killed processes, lost nodes, stores that misbehave, a cluster.
 test-slow: install
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m slow --durations=15
+
+# What takes longer than CI has.
+test-soak: install
+	@$(BIN)/python -m pytest -m soak
 
 check: install
 	@$(BIN)/ruff format --check .

@@ -311,6 +311,7 @@ def test_what_it_does_not_grant_is_refused(store: Store) -> None:
     store.guest.delete_object(**mine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sid", "action", "line"),
     [

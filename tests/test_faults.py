@@ -216,7 +216,7 @@ def test_a_full_disk_below_ray_is_survived_or_told(
         subprocess.run(["umount", str(small)], check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
 def test_a_full_disk_where_ray_spills_is_told(trained: str, tmp_path: Path) -> None:
     """A shard that no memory holds, and no room to spill it: bounded tries, one line, no rows."""

@@ -1,6 +1,7 @@
 """Law 3: tiled equals whole, the same objects, masks and counts, whatever the parts are."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,10 +34,17 @@ CLASSES = (
 )
 
 
-SEEDS = [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 20))]
+def seeds(fast: int, slow: int, most: int) -> list[Any]:
+    """Cases, of which the first are fast ones and the last are left to `make test-soak`."""
+    marked = [pytest.param(seed, marks=pytest.mark.slow) for seed in range(fast, slow)]
+    return [
+        *range(fast),
+        *marked,
+        *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(slow, most)),
+    ]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", seeds(4, 8, 20))
 @pytest.mark.parametrize("name", ["instance", "semantic"])
 def test_parts_are_as_the_whole(tmp_path: Path, name: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -89,8 +97,7 @@ def both_ways(
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", seeds(0, 12, 40))
 def test_the_real_network_in_parts_is_as_at_once(
     nuclei: ModelBundle, seed: int, tmp_path: Path
 ) -> None:
@@ -117,8 +124,7 @@ def test_the_real_network_in_bfloat16(nuclei: ModelBundle, seed: int, tmp_path: 
     assert iou[matched].mean() > 0.99
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", seeds(0, 3, 6))
 def test_objects_larger_than_parts_and_their_halo(trained: str, seed: int, tmp_path: Path) -> None:
     """Regions of 16 pixels, which objects span three and more of, in a trained network's maps."""
     bundle = load_bundle(trained)
