@@ -24,6 +24,8 @@ Outcome = Literal["done", "failed", "stopped"]
 
 _REPEAT_SECONDS = 5.0
 _NAME, _NAMESPACE = "meters", "tessera"
+_HEAD = "node:__internal_head__"
+"""The resource by which Ray marks the node that the cluster hangs on."""
 _COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "images": ("Images with their result committed", ()),
     "objects": ("Objects found", ()),
@@ -163,11 +165,8 @@ def _meters() -> Any:
     """The cluster's own, made by who needs it first; on the head, whose end is the cluster's."""
     with contextlib.suppress(ValueError):  # there is none yet
         return ray.get_actor(_NAME, namespace=_NAMESPACE)
-    head = next(
-        node["NodeID"]
-        for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"] and "node:__internal_head__" in node["Resources"]
-    )
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    (head,) = (node["NodeID"] for node in nodes if _HEAD in node["Resources"])
     return (
         ray.remote(Meters)
         .options(
