@@ -48,6 +48,7 @@ def large(tmp_path: Path) -> Path:
     return tmp_path / "images"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_in_parts_is_as_at_once(large: Path, trained: str, tmp_path: Path) -> None:
     predict.work(settings(large, trained, tmp_path / "whole"))

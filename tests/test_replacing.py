@@ -84,6 +84,7 @@ def scene(first: Scene, tmp_path: Path) -> Iterator[Scene]:
     shutil.copytree(tmp_path / "kept", first.images)
 
 
+@pytest.mark.slow
 def test_a_changed_image_has_new_rows_and_no_old_ones(scene: Scene, tmp_path: Path) -> None:
     before = table_files(scene.output)
     dataset = OutputDataset.open(str(scene.output))
@@ -108,6 +109,7 @@ def test_a_changed_image_has_new_rows_and_no_old_ones(scene: Scene, tmp_path: Pa
     assert_same_rows(scene.output, fresh.output)
 
 
+@pytest.mark.slow
 def test_rejects_are_tried_again_when_asked(
     scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +188,7 @@ def test_other_results_are_refused_with_what_differs(
     assert table_files(scene.output) == before
 
 
+@pytest.mark.slow
 def test_one_partition_is_replaced_with_other_settings(
     scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +216,7 @@ def test_one_partition_is_replaced_with_other_settings(
     assert "min-area 40, not None" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_readers_see_every_image_once_at_every_moment(scene: Scene) -> None:
     """While all is computed anew, and while many files become few."""
     dataset = OutputDataset.open(str(scene.output))
