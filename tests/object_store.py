@@ -225,7 +225,7 @@ def _running(log: Path, *command: str) -> Iterator["subprocess.Popen[bytes]"]:
     """A process of ours, ended by its own id; by the kernel if the tests are killed."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=_end_with_parent
+            command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=end_with_parent
         )
     try:
         yield process
@@ -238,7 +238,8 @@ def _running(log: Path, *command: str) -> Iterator["subprocess.Popen[bytes]"]:
             process.wait()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Have the kernel end a process when its parent ends, however that is."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -1,20 +1,22 @@
 """A Ray cluster of several nodes on this machine, started as users start one, with a token."""
 
 import contextlib
+import json
 import os
 import re
 import secrets
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
+
+import psutil
 
 from tests.conftest import ROOT
-from tests.object_store import free_port
+from tests.object_store import end_with_parent, free_port
 
 _BIN = Path(sys.executable).parent
 _START_SECONDS = 120
@@ -45,16 +47,18 @@ class RayNodes:
 
     def kill_one(self) -> None:
         """SIGKILL to a worker node, all of it, as when a machine is taken away."""
-        process = self.workers.pop(0)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _kill(self.workers.pop(0))
 
     def alive(self) -> int:
         """Nodes that the cluster counts, the head among them."""
-        command = [str(_BIN / "ray"), "status", "--address", f"127.0.0.1:{self.port}"]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
-        return len(re.findall(r"^ 1 node_", done.stdout, re.MULTILINE))
+        token = Path(self.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+        request = Request(
+            f"{self.job_server}/nodes?view=summary", headers={"Authorization": f"Bearer {token}"}
+        )
+        with contextlib.suppress(OSError), urlopen(request, timeout=10) as answer:
+            nodes = json.load(answer)["data"]["summary"]
+            return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
+        return 0
 
     def metrics(self) -> str:
         """What Prometheus would scrape of the head."""
@@ -77,15 +81,17 @@ class RayNodes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=end_with_parent,
             )
 
-    def _wait(self, true: "object") -> None:
+    def _wait(self, true: Callable[[], bool]) -> None:
         end = time.monotonic() + _START_SECONDS
-        while not true():  # type: ignore[operator]
+        while not true():
             assert time.monotonic() < end, "the cluster did not start"
             time.sleep(0.5)
 
     def start(self) -> None:
+        """The head."""
         self.head = self._start(
             "--head", "--num-cpus", "0", "--port", str(self.port),
             "--dashboard-host", "127.0.0.1", "--dashboard-port", str(self.dashboard_port),
@@ -94,11 +100,20 @@ class RayNodes:
         self._wait(lambda: self.alive() == 1)
 
     def stop(self) -> None:
+        """Everything."""
         for process in [*self.workers, self.head]:
             if process is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                _kill(process)
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """It and all that it has started."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+    process.kill()
+    process.wait()
 
 
 @contextlib.contextmanager
