@@ -7,6 +7,7 @@ import re
 import secrets
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -117,8 +118,14 @@ def _kill(process: "subprocess.Popen[bytes]") -> None:
 
 
 @contextlib.contextmanager
-def ray_nodes(folder: Path) -> Iterator[RayNodes]:
+def ray_nodes() -> Iterator[RayNodes]:
     """A cluster of a head and two worker nodes that asks for a token."""
+    # Short, because the paths of Unix sockets are limited to 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield from _nodes(Path(folder))
+
+
+def _nodes(folder: Path) -> Iterator[RayNodes]:
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))

@@ -23,8 +23,8 @@ QUICK = ["--crop", "96", "--network.depth", "2", "--network.width", "8", "--min-
 
 
 @pytest.fixture(scope="module")
-def nodes(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
-    with ray_nodes(tmp_path_factory.mktemp("cluster")) as running:
+def nodes(bucket: str) -> Iterator[RayNodes]:
+    with ray_nodes() as running:
         yield running
 
 

@@ -17,7 +17,7 @@ from pipeline.distributed.opening import Group
 from pipeline.distributed.part_stages import KeepPart, LabelPart, PredictPart, read_part
 from pipeline.distributed.parts import Part, part_of, to_table
 from pipeline.distributed.poison import watched
-from pipeline.distributed.predict import DEATHS, placement, set_context
+from pipeline.distributed.predict import DEATHS, placement, set_context, three_stages
 from pipeline.distributed.session import Resources
 from pipeline.distributed.stages import GraphSettings
 from pipeline.errors import TesseraError
@@ -29,34 +29,13 @@ def predict_parts(
     """Yields each part when its maps are kept, or when it has failed."""
     plan = placement(settings.predict, resources, len(parts))
     set_context(settings.predict)
-    rows = (
-        ray.data.from_arrow([to_table(part) for part in parts])
-        .map_batches(
-            partial(read_part, settings=settings, decoded=_decoded(group)),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=plan.read_cpus,
-            max_retries=DEATHS,
-        )
-        .map_batches(
-            PredictPart,
-            fn_constructor_args=(settings, plan.threads),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=plan.workers),
-            num_cpus=plan.actor_cpus,
-            num_gpus=plan.actor_gpus,
-            max_task_retries=DEATHS,
-        )
-        .map_batches(
-            KeepPart,
-            fn_constructor_args=(settings,),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(min_size=1, max_size=plan.committers),
-            num_cpus=plan.commit_cpus,
-            max_task_retries=DEATHS,
-        )
+    rows = three_stages(
+        [to_table(part) for part in parts],
+        partial(read_part, settings=settings, decoded=_decoded(group)),
+        PredictPart,
+        KeepPart,
+        settings,
+        plan,
     )
     return _parts_of(rows)
 

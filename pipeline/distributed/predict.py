@@ -4,10 +4,10 @@ Each block is one whole shard, so reads, network and writes of different shards 
 back-pressure between them. The driver sees one small row a shard.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import pyarrow as pa
 import ray.data
@@ -45,17 +45,44 @@ def stream_shards(
     """
     plan = placement(settings.predict, resources, len(shards))
     set_context(settings.predict)
-    rows = (
-        ray.data.from_arrow([to_table(Block.planned(shard, poison)) for shard in shards])
+    rows = three_stages(
+        [to_table(Block.planned(shard, poison)) for shard in shards],
+        partial(read_shard, settings=settings.predict),
+        PredictShard,
+        CommitShard,
+        settings,
+        plan,
+    )
+    for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for row in cast(pa.Table, batch).to_pylist():
+            yield ShardResult(**row | {"seconds": StageSeconds(**row["seconds"])})
+
+
+def three_stages(
+    blocks: Sequence[pa.Table],
+    read: Callable[[pa.Table], pa.Table],
+    predictor: type[Any],
+    committer: type[Any],
+    settings: GraphSettings,
+    plan: "Placement",
+) -> "ray.data.Dataset":
+    """Read → network → commit over blocks that stay whole; the two last load once what they need.
+
+    Args:
+        predictor: made of `settings` and its number of threads.
+        committer: made of `settings`.
+    """
+    return (
+        ray.data.from_arrow(blocks)
         .map_batches(
-            partial(read_shard, settings=settings.predict),
+            read,
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=plan.read_cpus,
             max_retries=DEATHS,
         )
         .map_batches(
-            PredictShard,
+            predictor,
             fn_constructor_args=(settings, plan.threads),
             batch_size=None,
             batch_format="pyarrow",
@@ -65,7 +92,7 @@ def stream_shards(
             max_task_retries=DEATHS,
         )
         .map_batches(
-            CommitShard,
+            committer,
             fn_constructor_args=(settings,),
             batch_size=None,
             batch_format="pyarrow",
@@ -74,9 +101,6 @@ def stream_shards(
             max_task_retries=DEATHS,
         )
     )
-    for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for row in cast(pa.Table, batch).to_pylist():
-            yield ShardResult(**row | {"seconds": StageSeconds(**row["seconds"])})
 
 
 @dataclass(frozen=True)
