@@ -169,7 +169,7 @@ def test_images_that_kill_become_rejects(
     assert_whole(output)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_image_that_hangs_becomes_a_reject(trained: str, many: Path, tmp_path: Path) -> None:
     images, output = tmp_path / "images", tmp_path / "out"
     images.mkdir()
@@ -187,7 +187,7 @@ def test_an_image_that_hangs_becomes_a_reject(trained: str, many: Path, tmp_path
     assert_whole(output)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
 def test_a_full_disk_below_ray_is_survived_or_told(
     many: Path, trained: str, undisturbed: Path, tmp_path: Path

@@ -97,7 +97,7 @@ def both_ways(
     )
 
 
-@pytest.mark.parametrize("seed", seeds(0, 12, 40))
+@pytest.mark.parametrize("seed", seeds(0, 6, 40))
 def test_the_real_network_in_parts_is_as_at_once(
     nuclei: ModelBundle, seed: int, tmp_path: Path
 ) -> None:
@@ -106,11 +106,10 @@ def test_the_real_network_in_parts_is_as_at_once(
     assert_same(in_parts, at_once)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(40, 50))
+@pytest.mark.parametrize("seed", seeds(0, 3, 10))
 def test_the_real_network_in_bfloat16(nuclei: ModelBundle, seed: int, tmp_path: Path) -> None:
     """Where sums are rounded to 8 bits, pixels may differ, and no object is lost or doubled."""
-    at_once, in_parts = both_ways(nuclei, torch.bfloat16, seed, tmp_path)
+    at_once, in_parts = both_ways(nuclei, torch.bfloat16, 40 + seed, tmp_path)
     assert len(in_parts.objects) == len(at_once.objects) > 20
     a, b = at_once.instances, in_parts.instances
     pairs, overlap = np.unique(
@@ -124,7 +123,7 @@ def test_the_real_network_in_bfloat16(nuclei: ModelBundle, seed: int, tmp_path: 
     assert iou[matched].mean() > 0.99
 
 
-@pytest.mark.parametrize("seed", seeds(0, 3, 6))
+@pytest.mark.parametrize("seed", seeds(0, 1, 6))
 def test_objects_larger_than_parts_and_their_halo(trained: str, seed: int, tmp_path: Path) -> None:
     """Regions of 16 pixels, which objects span three and more of, in a trained network's maps."""
     bundle = load_bundle(trained)

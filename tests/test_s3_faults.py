@@ -69,7 +69,7 @@ def test_a_store_that_misbehaves_costs_time_not_results(
     assert verified.wait() == 0, verified.text()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_killed_driver_on_s3_is_gone_on_with_at_once(
     on_s3: tuple[str, str], undisturbed: Path, bucket: str, tmp_path: Path
 ) -> None:
