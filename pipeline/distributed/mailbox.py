@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.training.reports import OnReport, Report, StepReport
 
@@ -39,7 +40,9 @@ class _Mailbox:
 @contextmanager
 def listening(on_report: OnReport, stop: threading.Event) -> Iterator[Any]:
     """A mailbox whose reports reach `on_report`, and that passes `stop` on, in the `with`."""
-    mailbox = _Mailbox.remote()  # type: ignore[attr-defined]
+    # Beside the driver: it must not go with a node that only works.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = _Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     done = threading.Event()
 
     def listen() -> None:
