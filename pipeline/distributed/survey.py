@@ -25,6 +25,9 @@ from pipeline.survey.problems import Findings, find_problems
 from pipeline.survey.rules import Hardware
 
 _READ_TOGETHER = 8  # images a task; small, so that progress shows and memory stays low
+READ_CPUS = 0.25
+"""Of a task that reads images. Training leaves as much of each node free: what a node has read and
+lost is read again while the workers hold the rest."""
 
 _COUNTS = pa.list_(pa.int64())
 _FACTS = pa.struct(
@@ -128,6 +131,8 @@ def read_images(
         partial(_read, classes=data.classes, void=data.void, keep_pixels=keep_pixels),
         batch_size=_READ_TOGETHER,
         batch_format="pyarrow",
+        num_cpus=READ_CPUS,
+        concurrency=max(1, int(ray.cluster_resources().get("CPU", 1))),  # type: ignore[no-untyped-call]
     )
 
 

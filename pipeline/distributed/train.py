@@ -32,7 +32,7 @@ from pipeline.distributed.session import (
     unwrapped_errors,
 )
 from pipeline.distributed.stopping import stop_on_signals
-from pipeline.distributed.survey import Survey
+from pipeline.distributed.survey import READ_CPUS, Survey
 from pipeline.distributed.train_worker import BUNDLE, TrainJob, train_worker
 from pipeline.errors import DataError, SettingsError, StoppedError, StorageError, TesseraError
 from pipeline.labels import open_data
@@ -237,8 +237,9 @@ def _scaling(workers: tuple[int, int], resources: Resources) -> ScalingConfig:
     number = cast(int, most if fewest == most else workers)
     if resources.gpus:
         return ScalingConfig(num_workers=number, use_gpu=True)
-    # One core of a node is left to Ray Data; the threads of a worker may use all of them.
-    spare = max(resources.largest_node_cpus - 1, 0.5)
+    # One core of a node is left to Ray Data, or what it needs to read; the threads of a worker may
+    # use all of them.
+    spare = max(resources.largest_node_cpus - 1, 1 - READ_CPUS)
     return ScalingConfig(
         num_workers=number, resources_per_worker={"CPU": spare / _per_node(most, resources)}
     )
