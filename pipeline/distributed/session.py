@@ -221,5 +221,6 @@ def _quieten() -> None:
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     # The bounds on retries have no other place in this version of Ray, which is pinned.
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+    warnings.filterwarnings("ignore", "The maximum number of concurrent tasks")
     # A stage that gets nothing, since what was before it died, is told of by `rounds`.
     warnings.filterwarnings("ignore", "The minimum number of concurrent actors")

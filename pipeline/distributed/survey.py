@@ -126,13 +126,15 @@ def read_images(
     data_context()
     # Attributes are not needed to read, and an empty mapping is not a type that Arrow knows.
     items = [{"image": _without(asdict(image), "attributes")} for image in images]
-    listed = ray.data.from_items(items, override_num_blocks=-(-len(items) // _READ_TOGETHER))
+    blocks = -(-len(items) // _READ_TOGETHER)
+    cores = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    listed = ray.data.from_items(items, override_num_blocks=blocks)
     return listed.map_batches(
         partial(_read, classes=data.classes, void=data.void, keep_pixels=keep_pixels),
         batch_size=_READ_TOGETHER,
         batch_format="pyarrow",
         num_cpus=READ_CPUS,
-        concurrency=max(1, int(ray.cluster_resources().get("CPU", 1))),  # type: ignore[no-untyped-call]
+        concurrency=max(1, min(blocks, cores)),
     )
 
 
