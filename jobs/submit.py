@@ -73,12 +73,13 @@ def divide(flags: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _submit(settings: SubmitSettings, job: str, flags: list[str]) -> int:
-    from pipeline.distributed.submission import JobServer
+    from pipeline.distributed.submission import JobServer, numbered
 
     _check(settings, job, flags)
     name = settings.submission_id or f"{job}-{fingerprint([job, *flags])}"
     server = JobServer(settings.address)
-    known = server.newest(name)
+    attempts = server.attempts(name)
+    known = attempts[-1] if attempts else None
     if settings.stop:
         return _stop(server, known, name)
     if known is not None and known.done and not settings.again:
@@ -89,7 +90,9 @@ def _submit(settings: SubmitSettings, job: str, flags: list[str]) -> int:
             _say(f"{known.id} has {known.status.value.lower()}; this is the next attempt")
         environment = {"working_dir": settings.working_dir} if settings.working_dir else {}
         entrypoint = shlex.join(["python", "-m", f"jobs.{job}", *flags])
-        known = server.submit(name, entrypoint, environment)
+        submission_id = numbered(name, len(attempts) + 1)
+        server.submit(submission_id, entrypoint, environment)
+        known = server.look(submission_id)
         _say(f"submitted {known.id} to {settings.address}")
     else:
         _say(f"{known.id} goes on already; following it")

@@ -66,21 +66,27 @@ def model(nodes: RayNodes, on_s3: str) -> str:
     return output
 
 
-def test_tables_are_those_of_a_run_on_one_machine(
-    nodes: RayNodes, on_s3: str, model: str, tmp_path: Path
-) -> None:
-    """Also when a node is added and another is taken away in the middle of the work."""
-    here, there = f"{on_s3}/here", f"{on_s3}/there"
-    alone = run_cli(*predict_words(f"{on_s3}/images", model, here))
-    assert alone.returncode == 0, alone.stderr
-    _, *flags = predict_words(f"{on_s3}/images", model, there)
-    job = Job.start(submitted(nodes, "predict", *flags), tmp_path / "log", **nodes.environment)
+@pytest.fixture(scope="module")
+def there(nodes: RayNodes, on_s3: str, model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the cluster has predicted, with a node added and another taken away meanwhile."""
+    output, folder = f"{on_s3}/there", tmp_path_factory.mktemp("there")
+    _, *flags = predict_words(f"{on_s3}/images", model, output)
+    job = Job.start(submitted(nodes, "predict", *flags), folder / "log", **nodes.environment)
     fs = fsspec.filesystem("s3", use_listings_cache=False)
-    job.wait_until(lambda: len(fs.find(f"{there}/images")) >= 1)
+    job.wait_until(lambda: len(fs.find(f"{output}/images")) >= 1)
     nodes.add()
-    job.wait_until(lambda: len(fs.find(f"{there}/images")) >= 4)
+    job.wait_until(lambda: len(fs.find(f"{output}/images")) >= 4)
     nodes.kill_one()
     assert job.wait(400) == 0, job.text()
+    return output
+
+
+def test_tables_are_those_of_a_run_on_one_machine(
+    nodes: RayNodes, on_s3: str, model: str, there: str, tmp_path: Path
+) -> None:
+    here = f"{on_s3}/here"
+    alone = run_cli(*predict_words(f"{on_s3}/images", model, here))
+    assert alone.returncode == 0, alone.stderr
     assert_same(fetched(there, tmp_path / "there"), fetched(here, tmp_path / "here"))
     verified = submit(nodes, "verify", there)
     assert verified.returncode == 0, verified.stdout
@@ -172,16 +178,15 @@ def _epochs(job: Job) -> int:
     return len(set(re.findall(r'"epoch": (\d+), "score"', job.text())))
 
 
-def test_every_metric_that_is_watched_is_there(nodes: RayNodes, on_s3: str, model: str) -> None:
-    """Runs last: what the jobs before it have done is counted, good and bad."""
+def test_every_metric_that_is_watched_is_there(nodes: RayNodes, there: str) -> None:
     end = time.monotonic() + 60
     watched = named_metrics() - ONLY_WITH_GPUS
     while missing := {name for name in watched if name not in nodes.metrics()}:
         assert time.monotonic() < end, missing
         time.sleep(2)
     told = nodes.metrics()
-    there = rf'[^}}]*output="{on_s3}/there"[^}}]*tessera_job="predict"'
-    assert re.search(rf"ray_tessera_images_total{{{there}}} 30.0", told)
-    assert re.search(rf'ray_tessera_rejects_total{{[^}}]*code="unknown_format"{there}}} 1.0', told)
-    assert re.search(rf"ray_tessera_images_left{{{there}}} 0.0", told)
-    assert re.search(r'ray_tessera_runs_total{[^}]*outcome="stopped"', told)
+    labels = rf'[^}}]*output="{there}"[^}}]*tessera_job="predict"'
+    assert re.search(rf"ray_tessera_images_total{{{labels}}} 30.0", told)
+    assert re.search(rf'ray_tessera_rejects_total{{[^}}]*code="unknown_format"{labels}}} 1.0', told)
+    assert re.search(rf"ray_tessera_images_left{{{labels}}} 0.0", told)
+    assert re.search(rf'ray_tessera_runs_total{{[^}}]*outcome="done"{labels}}} 1.0', told)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs import compact, count, predict, verify
+from jobs.__main__ import JOBS as LISTED
 from jobs.submit import JOBS, divide
 from pipeline.config import DemoSettings, JobSettings, SubmitSettings
 from pipeline.parsing import load
@@ -47,6 +48,10 @@ def test_every_command_is_understood(readme: str, words: list[str]) -> None:
         ours, flags = divide(flags)
         load(SubmitSettings, ours, {})
     load(KINDS[job], flags, {k: v for k, v in known.items() if k in KINDS[job].model_fields})
+
+
+def test_every_job_can_be_submitted() -> None:
+    assert {*JOBS, "demo", "submit"} == set(LISTED)
 
 
 def test_there_are_commands_to_check() -> None:

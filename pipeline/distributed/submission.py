@@ -5,13 +5,13 @@ one that failed, has the name with a number behind it: Ray never takes a name tw
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, takewhile
 from typing import Any
 
 import requests
@@ -71,34 +71,23 @@ class JobServer:
         with self._told():
             self.client = JobSubmissionClient(self.address)
 
-    def newest(self, name: str) -> Submission | None:
-        """The last attempt of a name; None before the first."""
+    def attempts(self, name: str) -> list[Submission]:
+        """All at the command of that name, the first one first."""
         with self._told():
-            found = {job.submission_id: job for job in self.client.list_jobs()}
-        last = None
-        for attempt in count(1):
-            job = found.get(_numbered(name, attempt))
-            if job is None:
-                return last
-            last = _submission(job)
-        raise AssertionError("attempts have an end")
+            known = {job.submission_id: job for job in self.client.list_jobs()}
+        ids = takewhile(known.__contains__, (numbered(name, n) for n in count(1)))
+        return [_submission(known[each]) for each in ids]
 
-    def submit(self, name: str, entrypoint: str, runtime_env: dict[str, Any]) -> Submission:
-        """The next attempt; where another process was faster, that one's."""
-        for attempt in count(1):
-            known = self._find(_numbered(name, attempt))
-            if known is None:
-                break
-        submission_id = _numbered(name, attempt)
+    def submit(self, submission_id: str, entrypoint: str, environment: dict[str, Any]) -> None:
+        """Begin it, unless another process has just done so."""
         with self._told():
             try:
                 self.client.submit_job(
-                    entrypoint=entrypoint, submission_id=submission_id, runtime_env=runtime_env
+                    entrypoint=entrypoint, submission_id=submission_id, runtime_env=environment
                 )
             except RuntimeError:
-                if self._find(submission_id) is None:
+                if all(job.submission_id != submission_id for job in self.client.list_jobs()):
                     raise
-        return self.look(submission_id)
 
     def look(self, submission_id: str) -> Submission:
         """How it is."""
@@ -112,46 +101,40 @@ class JobServer:
 
     def follow(self, submission_id: str, write: Callable[[str], None]) -> Submission:
         """Pass on what it prints until it is over; lost connections are taken up again."""
-        written, heard = 0, time.monotonic()
+        written, lost_since = 0, None
         while True:
             passing = 0
 
             def take(text: str) -> None:
                 """What comes after what was written before the connection was lost."""
-                nonlocal passing, written, heard
-                heard = time.monotonic()
+                nonlocal passing, written
                 begin, passing = passing, passing + len(text)
                 if passing > written:
                     write(text[max(written - begin, 0) :])
                     written = passing
 
-            try:
+            with contextlib.suppress(ClientError, RuntimeError, OSError):  # it is taken up again
                 asyncio.run(self._tail(submission_id, take))
+            try:
                 now = self.look(submission_id)
-                heard = time.monotonic()
-                if now.over:
-                    return now
-            except (TesseraError, ClientError, RuntimeError, OSError) as error:
-                if time.monotonic() - heard > _SILENT_SECONDS:
+            except TesseraError as error:
+                lost_since = lost_since or time.monotonic()
+                if time.monotonic() - lost_since > _SILENT_SECONDS:
                     raise TesseraError(
                         f"the job server at {self.address} has not answered for "
                         f"{_SILENT_SECONDS:.0f} s; the job may go on: give the same command again"
                     ) from error
+            else:
+                if now.over:
+                    return now
+                lost_since = None
             time.sleep(_PAUSE_SECONDS)
 
     async def _tail(self, submission_id: str, take: Callable[[str], None]) -> None:
         async for text in self.client.tail_job_logs(submission_id):
             take(text)
 
-    def _find(self, submission_id: str) -> Submission | None:
-        try:
-            return _submission(self.client.get_job_info(submission_id))
-        except RuntimeError as error:
-            if "status code 404" in str(error):
-                return None
-            raise
-
-    @contextmanager
+    @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         """Ray's many words for what can go wrong, in one line."""
         try:
@@ -171,7 +154,8 @@ class JobServer:
             raise TesseraError(f"the job server at {self.address} refused: {reason}") from error
 
 
-def _numbered(name: str, attempt: int) -> str:
+def numbered(name: str, attempt: int) -> str:
+    """The id of an attempt, counted from 1."""
     return name if attempt == 1 else f"{name}-{attempt}"
 
 
