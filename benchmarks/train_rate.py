@@ -55,7 +55,7 @@ def run_loop(settings: TrainSettings) -> float:
     reduced = dtype == torch.bfloat16
     network = UNet(settings.network, channels, method.heads).to(device)
     network = network.to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(network, settings.optimizer, dtype)
+    optimizer = build_optimizer(network, settings.optimizer)
     assert settings.max_minutes is not None
     steps, started = 0, time.perf_counter()
     for batch in islice(cycle(batches), 1_000_000):

@@ -68,13 +68,13 @@ class _GlobalBatchNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # PyTorch's kernel finds this worker's own mean and 1 / deviation.
-        _, mean, inverse = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
-        local = mean.double()  # float32 also where x is bfloat16
-        spread = inverse.double().pow(-2) - eps
+        # This worker's own, in float32 also where x is bfloat16: of the type of what it may update.
+        unused = torch.zeros_like(weight), torch.zeros_like(weight)
+        mean, variance = torch.batch_norm_update_stats(x, *unused, 0.0)
+        local = mean.double()
         count = local.new_tensor([x.shape[0] * x.shape[2] * x.shape[3]])
         # Sums of squares cancel in float32; in double they are exact enough.
-        moments = torch.cat([count, count * local, count * (spread + local.square())])
+        moments = torch.cat([count, count * local, count * (variance.double() + local.square())])
         dist.all_reduce(moments)
         total = moments[0]
         first, second = (moments[1:] / total).chunk(2)

@@ -52,6 +52,15 @@ from pipeline.training.unfinished import (
     mark_unfinished,
 )
 
+# For the worker's allocators, which read it when the process starts. A step allocates the same
+# hundreds of MiB as the step before. By default glibc gives them back to the kernel in between, and
+# getting them again, zeroed and in pages of 4 KiB, takes a fifth of the time on a CPU.
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**40),
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
+
 OnConfigured = Callable[[Survey, Configuration], None]
 """Is told what the images say and what was chosen from it."""
 
@@ -172,6 +181,7 @@ def _run(
             storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             failure_config=FailureConfig(max_failures=settings.max_failures),
+            worker_runtime_env={"env_vars": _KEEP_MEMORY},  # type: ignore[call-arg]  # V2 has it
         ),
     )
     try:

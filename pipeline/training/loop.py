@@ -113,7 +113,7 @@ class Training:
         self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = WeightAverage(self.network, settings.optimizer.ema)
         self.model = wrap(self.network)
-        self.optimizer = build_optimizer(self.model, settings.optimizer, dtype)
+        self.optimizer = build_optimizer(self.model, settings.optimizer)
         if snapshot:
             if settings.optimizer.ema:
                 self.average.network.load_state_dict(unpacked("average", snapshot.tensors))

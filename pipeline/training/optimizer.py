@@ -26,14 +26,8 @@ _ITERATIONS = 5
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # brings singular values to 0.7..1.2, small ones quickly
 
 
-def build_optimizer(
-    network: nn.Module, settings: OptimizerSettings, dtype: torch.dtype
-) -> torch.optim.Optimizer:
-    """What the settings name, for a network as it is or wrapped.
-
-    Args:
-        dtype: that the network's convolutions compute in, and so may the optimiser's matrices.
-    """
+def build_optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """What the settings name, for a network as it is or wrapped."""
     if settings.kind == "adamw":
         return torch.optim.AdamW(
             network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -45,7 +39,6 @@ def build_optimizer(
         [p for p in parameters if id(p) not in inner],
         settings.learning_rate,
         settings.weight_decay,
-        dtype,
     )
 
 
@@ -65,9 +58,7 @@ class Muon(torch.optim.Optimizer):
         others: Iterable[Tensor],
         lr: float,
         weight_decay: float,
-        dtype: torch.dtype,
     ) -> None:
-        self.dtype = dtype
         groups = [
             {"params": list(matrices), "is_matrix": True},
             {"params": list(others), "is_matrix": False},
@@ -94,7 +85,7 @@ class Muon(torch.optim.Optimizer):
         momentum = state.setdefault("momentum", torch.zeros_like(weight))
         momentum.lerp_(weight.grad, 1 - _MOMENTUM)
         ahead = weight.grad.lerp(momentum, _MOMENTUM)  # type: ignore[union-attr]
-        matrix = orthogonal(ahead.flatten(1).to(self.dtype)).to(weight.dtype)
+        matrix = orthogonal(ahead.flatten(1))
         length = _LENGTH * math.sqrt(max(matrix.shape))
         return matrix.view(weight.shape) * length
 
@@ -112,13 +103,19 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """(M, N) → the same directions with all singular values near 1, by Newton and Schulz."""
+    """(M, N) → the same directions with all singular values near 1, by Newton and Schulz.
+
+    Each iteration multiplies by a polynomial of the small matrix of inner products, which the
+    polynomial changes in turn: the large matrix is needed at the beginning and at the end only.
+    """
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.mT if tall else matrix
     x = x / x.norm().clamp_min(1e-7)
+    inner = x @ x.mT
+    whole = one = torch.eye(len(inner), device=x.device, dtype=x.dtype)
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):
-        square = x @ x.mT
-        x = a * x + (b * square + c * square @ square) @ x
-    found: Tensor = x.mT if tall else x
-    return found
+        factor = a * one + b * inner + c * inner @ inner
+        whole, inner = factor @ whole, factor @ inner @ factor
+    found: Tensor = whole @ x
+    return found.mT if tall else found

@@ -5,11 +5,17 @@ import threading
 from collections.abc import Generator, Iterator
 from typing import TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 
 def prefetch(items: Iterator[T], depth: int = 3) -> Generator[T, None, None]:
-    """The same items, made in a thread ahead of their use; at most `depth` of them wait."""
+    """The same items, made in a thread ahead of their use; at most `depth` of them wait.
+
+    PyTorch computes them on one core, and keeps its threads for those who use the items: two teams
+    of threads on the same cores wait for one another at every operation.
+    """
     ready: queue.Queue[T | BaseException | None] = queue.Queue(depth)
     stop = threading.Event()
 
@@ -21,6 +27,7 @@ def prefetch(items: Iterator[T], depth: int = 3) -> Generator[T, None, None]:
                 continue
 
     def produce() -> None:
+        torch.set_num_threads(1)  # of operations that this thread begins
         try:
             for item in items:
                 put(item)
