@@ -21,6 +21,7 @@ from pipeline.training.recorders.group import recording
 from pipeline.training.recorders.history import load_lines
 from pipeline.training.reports import (
     EpochReport,
+    Needs,
     Notice,
     Overlay,
     Report,
@@ -60,7 +61,7 @@ def report(trained: str) -> EpochReport:
         seconds=3.0,
         validation_seconds=1.0,
         pixels_per_second=1e6,
-        device="CPU, float32",
+        needs=Needs("CPU, float32", peak_memory=3 * 2**30, peak_device_memory=0),
     )
 
 

@@ -32,6 +32,17 @@ def test_every_norm_trains(norm: str) -> None:
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
 
+def test_each_head_sees_what_it_would_alone() -> None:
+    torch.manual_seed(0)
+    shape = NetworkSettings(depth=1, width=6, norm="none")
+    both = UNet(shape, 1, {"semantic": 3, "offset": 2}).double()
+    alone = UNet(shape, 1, {"offset": 2}).double()
+    own = {name: both.state_dict()[name] for name in alone.state_dict()}
+    alone.load_state_dict(own)
+    x = torch.rand(1, 1, 12, 12, dtype=torch.double)
+    assert torch.allclose(both(x)["offset"], alone(x)["offset"])
+
+
 @pytest.mark.parametrize("full_resolution", ["full", "light"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_context_is_as_far_as_the_network_sees_and_no_farther(

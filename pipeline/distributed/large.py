@@ -28,6 +28,7 @@ from pipeline.distributed.stages import GraphSettings, ShardResult
 from pipeline.distributed.timing import NO_SECONDS, StageSeconds
 from pipeline.errors import TesseraError
 from pipeline.large.keeping import Keep, Opened, Rejected, parts_folder
+from pipeline.memory import peak_memory
 from pipeline.records import Reject, Shard, SourceImage
 
 S = TypeVar("S")
@@ -287,7 +288,6 @@ def _finish_shard(
 ) -> ShardResult:
     """Write the rows of a shard whose parts are all labelled, and commit it."""
     began = time.perf_counter()
-    from pipeline.distributed.stages import peak_memory
     from pipeline.large.finish import finish_image
     from pipeline.tables.growing import growing_shard
     from pipeline.tables.lease import check_held

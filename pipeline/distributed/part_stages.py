@@ -17,7 +17,7 @@ from pipeline.config import PredictSettings
 from pipeline.distributed.failures import Failure
 from pipeline.distributed.parts import Part, bare, part_of, pixels_of, to_table
 from pipeline.distributed.reading import read_reject
-from pipeline.distributed.stages import GraphSettings, peak_memory
+from pipeline.distributed.stages import GraphSettings
 from pipeline.distributed.timing import Stage, timed
 from pipeline.errors import RejectError, StorageError, UnavailableError
 from pipeline.images.normalize import IntensityRange
@@ -30,6 +30,7 @@ from pipeline.images.windows import (
     read_whole,
 )
 from pipeline.large.keeping import Keep, Opened, Rejected
+from pipeline.memory import peak_memory
 from pipeline.records import Pixels, SourceImage
 
 _MAP = "map:"

@@ -4,7 +4,6 @@ What goes wrong with one image is its reject. What goes wrong with the shard as 
 as its failure, which the driver judges (see `rounds`). Only a process that dies says nothing.
 """
 
-import resource
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,6 +18,7 @@ from pipeline.distributed.reading import read_images, rejected
 from pipeline.distributed.timing import NO_SECONDS, SECONDS, Stage, StageSeconds, timed
 from pipeline.errors import RejectError
 from pipeline.grouping import group_in_order
+from pipeline.memory import peak_memory
 from pipeline.models.bundle import BundleSpec
 from pipeline.models.context import network_context
 from pipeline.predicting.regions import Cutting
@@ -250,8 +250,3 @@ def _values(image: ReadImage) -> int:
 
 def _row(result: ShardResult) -> pa.Table:
     return pa.Table.from_pylist([asdict(result)], RESULT)
-
-
-def peak_memory() -> int:
-    """Most bytes that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,6 +1,5 @@
 """The story of a run: how far it is, and what is told of it afterwards."""
 
-import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 from pipeline import __version__
 from pipeline.distributed.stages import ShardResult
 from pipeline.distributed.timing import NO_SECONDS, StageSeconds
+from pipeline.memory import peak_memory
 from pipeline.tables.runs import Run
 from pipeline.tables.tally import Tally
 
@@ -102,7 +102,7 @@ class Attempt:
                 **{key: value for key, value in asdict(now).items() if key != "parts"},
                 "recovered_shards": self.recovered,
                 "rates": _rates(now.done, now.pixels, now.bytes_read, now.seconds),
-                "peak_memory_driver": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "peak_memory_driver": peak_memory(),
             }
         )
 

@@ -128,7 +128,7 @@ def train_bundle(
             result = _publish(checkpoint, configured, began)
             if configured.record.card:
                 machine = Machine(
-                    most, job.threads, resources.cpus, resources.gpus, recorders.device
+                    most, job.threads, resources.cpus, resources.gpus, recorders.needs
                 )
                 _write_card(result, configured, loaded.survey, machine, recorders)
             recorders.done(settings.output)

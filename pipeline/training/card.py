@@ -15,7 +15,7 @@ from pipeline.figures import ClassFigures
 from pipeline.metrics import Reliability
 from pipeline.models.bundle import BundleSpec
 from pipeline.records import Classes, reported
-from pipeline.training.reports import Validation
+from pipeline.training.reports import Needs, Validation
 
 CARD_NAME = "README.md"
 
@@ -30,8 +30,8 @@ class Machine:
     cpus: float
     """Of the whole cluster."""
     gpus: int
-    device: str
-    """Of a worker, and its precision."""
+    needs: Needs | None
+    """Of each worker; None where nothing was left to train."""
 
 
 @dataclass(frozen=True)
@@ -188,13 +188,21 @@ def _training(facts: CardFacts) -> str:
     threads = f" of {_plural(machine.threads, 'thread')}" if not machine.gpus else ""
     text = (
         f"{facts.seconds / 60:.1f} minutes, {_plural(facts.epochs, 'epoch')}, on {place}: "
-        f"{_plural(machine.workers, 'worker')}{threads}, {machine.device}.\n\n"
+        f"{_plural(machine.workers, 'worker')}{threads}{_needs(machine.needs)}.\n\n"
         "Settings that are not the defaults; `settings.yaml` has all of them:\n\n"
     )
     hidden = {"config", "data", "output", "checkpoints", "record", "notes"}
     changed = settings.model_dump(mode="json", exclude=hidden, exclude_defaults=True)
     body = yaml.safe_dump(changed, sort_keys=False) if changed else "# none\n"
     return _section("Training", f"{text}```yaml\n{body}```\n")
+
+
+def _needs(needs: Needs | None) -> str:
+    if needs is None:
+        return ""
+    on_device = needs.peak_device_memory
+    more = f" and {on_device / 2**30:.1f} GiB of its GPU's" if on_device else ""
+    return f", {needs.device}, at most {needs.peak_memory / 2**30:.1f} GiB of memory each{more}"
 
 
 def _notes(settings: TrainSettings) -> str:

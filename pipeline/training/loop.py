@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.collective import rank_and_world
 from pipeline.config import ConfiguredSettings
+from pipeline.memory import peak_memory
 from pipeline.methods.base import Method
 from pipeline.models.unet import UNet
 from pipeline.predicting.engine import device_name
@@ -30,7 +31,7 @@ from pipeline.training.crops import Batch, CropSource
 from pipeline.training.milestones import is_milestone
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.prefetch import prefetch
-from pipeline.training.reports import EpochReport, StepReport
+from pipeline.training.reports import EpochReport, Needs, StepReport
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import (
     Snapshot,
@@ -42,7 +43,7 @@ from pipeline.training.state import (
     unpacked,
 )
 from pipeline.training.validation import validate
-from pipeline.training.world import from_first
+from pipeline.training.world import from_first, gather
 
 _VALIDATE_EVERY = 0.25  # of the training at the latest, however much time it takes
 _MARGIN = 1.15  # on the time that the last validation is expected to take
@@ -253,7 +254,7 @@ class Training:
             seconds=seconds,
             validation_seconds=time.time() - began,
             pixels_per_second=self._pixels(steps) / seconds,
-            device=device_name(self.device, self.dtype),
+            needs=self._needs(),
         )
         if state.best_score is None or report.score > state.best_score:
             state.best_score, state.best_epoch = report.score, epoch
@@ -263,6 +264,15 @@ class Training:
         before = state.validation_seconds or report.validation_seconds
         state.validation_seconds = min(report.validation_seconds, _SURPRISE * before)
         return report
+
+    def _needs(self) -> Needs:
+        """Of the process that needs most; all take part."""
+        on_device = 0
+        if self.device.type == "cuda":
+            on_device = torch.cuda.max_memory_allocated(self.device)
+        peaks = gather((peak_memory(), on_device))
+        most, most_on_device = (max(column) for column in zip(*peaks, strict=True))
+        return Needs(device_name(self.device, self.dtype), most, most_on_device)
 
     def _is_impatient(self) -> bool:
         patience, state = self.settings.patience, self.state

@@ -72,6 +72,18 @@ class StepReport:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What the processes that train run on, and what that takes."""
+
+    device: str
+    """With the precision."""
+    peak_memory: int
+    """Bytes of the process that needed most, the images that it shares with others included."""
+    peak_device_memory: int
+    """Bytes of the GPU that held most; 0 without one."""
+
+
+@dataclass(frozen=True)
 class EpochReport:
     """What an epoch ended with."""
 
@@ -90,8 +102,7 @@ class EpochReport:
     validation_seconds: float
     pixels_per_second: float
     """Of the steps."""
-    device: str
-    """What it ran on, and in which precision."""
+    needs: Needs
 
     @property
     def score(self) -> float:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from pipeline.config import TrainSettings
 from pipeline.training.recorders.base import Recorder
-from pipeline.training.reports import EpochReport, Notice, OnReport, Report, StepReport
+from pipeline.training.reports import EpochReport, Needs, Notice, OnReport, Report, StepReport
 
 
 class RecorderGroup:
@@ -17,14 +17,14 @@ class RecorderGroup:
         self.listener = listener
         self.epochs = 0
         """The last one that was reported."""
-        self.device = "no epoch"
-        """What it ran on."""
+        self.needs: Needs | None = None
+        """As of that epoch."""
 
     def __call__(self, report: Report) -> None:
         if isinstance(report, StepReport):
             self._each(lambda recorder: recorder.step(report))
         elif isinstance(report, EpochReport):
-            self.epochs, self.device = report.epoch, report.device
+            self.epochs, self.needs = report.epoch, report.needs
             self._each(lambda recorder: recorder.epoch(report))
         self.listener(report)
 

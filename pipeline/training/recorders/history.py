@@ -25,6 +25,8 @@ class EpochLine:
     seconds: float
     validation_seconds: float
     pixels_per_second: float
+    peak_memory: int
+    peak_device_memory: int
     metrics: dict[str, float]
     final: bool = False
     """The published model: the figures of its weights, after the epoch that was best."""
@@ -74,6 +76,8 @@ def _line_of(report: EpochReport) -> EpochLine:
         seconds=report.seconds,
         validation_seconds=report.validation_seconds,
         pixels_per_second=report.pixels_per_second,
+        peak_memory=report.needs.peak_memory,
+        peak_device_memory=report.needs.peak_device_memory,
         metrics=report.metrics,
     )
 
