@@ -36,7 +36,7 @@ CELLS = (
     ClassSpec(id=0, name="background", kind="background"),
     ClassSpec(id=1, name="cell", kind="thing"),
 )
-LAPTOP = Hardware(cpus=2, gpus=0, memory=8 << 30, workers=1)
+LAPTOP = Hardware(cpus=2, gpus=0, memory=8 << 30, workers=1, bfloat16=True)
 
 
 def scene(instances: np.ndarray, pixels: np.ndarray | None = None, name: str = "a") -> Sample:
@@ -252,12 +252,17 @@ def test_crop_and_depth_follow_objects_images_and_each_other() -> None:
 
 def test_the_device_and_the_time_shape_the_network() -> None:
     samples = [discs(512, 10, 30)]
-    gpus = chosen(samples, hardware=Hardware(cpus=16, gpus=2, memory=64 << 30, workers=2))
+    gpus = chosen(
+        samples, hardware=Hardware(cpus=16, gpus=2, memory=64 << 30, workers=2, bfloat16=True)
+    )
     assert (gpus.settings.network.width, gpus.settings.network.depth) == (32, 5)
     assert (gpus.settings.crop, gpus.settings.batch_size) == (512, 32)
     hasty = chosen(samples, max_minutes=0.5)
     assert hasty.settings.network.width == 8
     assert "in 0.5 minutes on 2 CPUs" in reason(hasty, "network.width")
+    brief = chosen(samples, max_minutes=2)
+    plain = chosen(samples, max_minutes=2, hardware=replace(LAPTOP, bfloat16=False))
+    assert (brief.settings.network.width, plain.settings.network.width) == (16, 8)
     tight = chosen(samples, hardware=replace(LAPTOP, memory=1 << 30))
     assert tight.settings.batch_size == 2
     assert "half of the memory" in reason(tight, "batch_size")

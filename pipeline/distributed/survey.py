@@ -78,8 +78,17 @@ class Survey:
         self, settings: TrainSettings, workers: int, resources: Resources
     ) -> Configuration:
         """Every setting, chosen where the user left it open."""
+        import torch  # takes seconds, and those who only read images need none of it
+
+        from pipeline.predicting.engine import pick_dtype
+
+        cpu = pick_dtype(settings.precision, torch.device("cpu"))  # those of this machine
         hardware = Hardware(
-            resources.largest_node_cpus, resources.gpus, resources.largest_node_memory, workers
+            resources.largest_node_cpus,
+            resources.gpus,
+            resources.largest_node_memory,
+            workers,
+            bfloat16=cpu == torch.bfloat16,
         )
         return configure(settings, self.data, self.fingerprint, hardware)
 

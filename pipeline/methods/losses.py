@@ -7,7 +7,6 @@ Legend: B batch, H height, W width, K classes.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.collective import sum_over_workers
@@ -29,17 +28,21 @@ def semantic_loss(logits: Tensor, target: Tensor, settings: MethodSettings) -> T
         settings: class_weights, focal, miss_weight.
     """
     classes = logits.shape[1]
-    logits, target = logits.float(), target.long()
-    weights = logits.new_tensor(settings.class_weights or [1.0] * classes)
-    valid = (target != VOID).unsqueeze(1)
-    truth = F.one_hot(target.masked_fill(target == VOID, 0), classes).movedim(-1, 1) * valid
-    guess = logits.softmax(1) * valid
-    entropy = F.cross_entropy(logits, target, weights, ignore_index=VOID, reduction="none")
+    weights = torch.tensor(settings.class_weights or [1.0] * classes, device=logits.device)
+    valid = target != VOID
+    truth = target.long().masked_fill(~valid, 0)
+    # Of each pixel's true class alone, instead of planes of zeros and ones for every class.
+    likelihoods = logits.float().log_softmax(1)
+    likelihood = likelihoods.gather(1, truth.unsqueeze(1)).squeeze(1)
+    right = likelihood.exp() * valid
+    entropy = -likelihood * weights[truth] * valid
     if settings.focal > 0:
-        entropy = entropy * (1 - (guess * truth).sum(1)).clamp_min(0) ** settings.focal
-    axes = (0, 2, 3)
-    hit, said = (guess * truth).sum(axes), guess.sum(axes)
-    areas = truth.sum(axes).float()
+        entropy = entropy * (1 - right).clamp_min(0) ** settings.focal
+    said = (likelihoods.exp() * valid.unsqueeze(1)).sum((0, 2, 3))
+    # One by one, in double: a float32 would stop to notice pixels before a large batch's last.
+    hit = said.new_zeros(classes, dtype=torch.double)
+    hit = hit.scatter_add(0, truth.flatten(), right.flatten().double()).float()
+    areas = truth[valid].bincount(minlength=classes).float()
     sums = sum_over_workers(torch.cat([entropy.sum()[None], areas, hit, said]))
     total, (areas, hit, said) = sums[0], sums[1:].view(3, classes)
     missed, false = areas - hit, said - hit

@@ -40,6 +40,7 @@ _CONTEXT_DIAMETERS = 1.5  # large objects that the network sees in any direction
 _COARSEST = 8  # pixels a side that the lowest resolution of a crop has at least
 _FEWEST_STEPS = 150  # a network that gets fewer is better a smaller one
 _PIXELS_A_SECOND = 400_000  # one core trains this many at width 16, in bfloat16
+_FLOAT32 = 0.6  # as many in float32
 _BYTES_A_PIXEL = 3_000  # of memory that training takes at width 16, in float32
 _IMBALANCE = 20.0  # the most frequent class against the rarest, from which weights are worth it
 _LARGEST_WEIGHT = 10.0
@@ -58,6 +59,8 @@ class Hardware:
     memory: int
     """Bytes of one machine."""
     workers: int
+    bfloat16: bool
+    """Whether its processors compute in it."""
 
 
 Normalization = Literal["percentile", "range", "none"]
@@ -199,7 +202,8 @@ def choose_width(
         return width, f"suits a {recipe.name}"
 
     def steps(width: int) -> float:
-        return minutes * 60 * hardware.cpus * _PIXELS_A_SECOND * (16 / width) ** 2 / step_pixels
+        rate = hardware.cpus * _PIXELS_A_SECOND * (1.0 if hardware.bfloat16 else _FLOAT32)
+        return minutes * 60 * rate * (16 / width) ** 2 / step_pixels
 
     while width > 8 and steps(width) < _FEWEST_STEPS:
         width //= 2

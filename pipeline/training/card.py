@@ -191,7 +191,7 @@ def _training(facts: CardFacts) -> str:
         f"{_plural(machine.workers, 'worker')}{threads}{_needs(machine.needs)}.\n\n"
         "Settings that are not the defaults; `settings.yaml` has all of them:\n\n"
     )
-    hidden = {"config", "data", "output", "checkpoints", "record", "notes"}
+    hidden = {"config", "data", "output", "checkpoints", "record", "notes", "log"}
     changed = settings.model_dump(mode="json", exclude=hidden, exclude_defaults=True)
     body = yaml.safe_dump(changed, sort_keys=False) if changed else "# none\n"
     return _section("Training", f"{text}```yaml\n{body}```\n")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.collective import rank_and_world
 from pipeline.config import ConfiguredSettings
-from pipeline.memory import peak_memory
+from pipeline.memory import give_back_free_memory, peak_memory
 from pipeline.methods.base import Method
 from pipeline.models.unet import UNet
 from pipeline.predicting.engine import device_name
@@ -263,6 +263,8 @@ class Training:
         state.training_seconds, state.loss_sum = 0.0, 0.0
         before = state.validation_seconds or report.validation_seconds
         state.validation_seconds = min(report.validation_seconds, _SURPRISE * before)
+        # Images of many sizes leave holes that no step fills, and more of them each time.
+        give_back_free_memory()
         return report
 
     def _needs(self) -> Needs:
