@@ -170,7 +170,9 @@ def test_a_training_grows_and_shrinks_with_the_cluster(
     forget_clients()
     text = fsspec.filesystem("s3", use_listings_cache=False).cat_file(f"{output}/metrics.jsonl")
     lines = [json.loads(line) for line in text.decode().splitlines()]
-    assert [line["epoch"] for line in lines if not line["final"]] == [*range(1, 10)]
+    told = [(line["epoch"], line["step"]) for line in lines if not line["final"]]
+    assert told == sorted(set(told))  # where validating takes long, some epochs go without
+    assert told[-1] == (9, 9 * 60)
 
 
 def _epochs(job: Job) -> int:
