@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pipeline.config import MethodSettings
 from pipeline.labels import open_data, read_label
@@ -114,6 +115,21 @@ def test_a_label_of_void_alone_has_a_gradient_of_zero() -> None:
     semantic_loss(logits, torch.full((1, 8, 8), VOID), MethodSettings()).backward()
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+def test_the_loss_is_cross_entropy_and_dice_of_what_was_labelled() -> None:
+    torch.manual_seed(0)
+    logits, weights = torch.randn(2, 3, 9, 7), [1.0, 2.0, 5.0]
+    target = torch.randint(0, 3, (2, 9, 7))
+    target[:, 2:5] = VOID
+    entropy = F.cross_entropy(logits, target, torch.tensor(weights), ignore_index=VOID)
+    seen = (target != VOID).unsqueeze(1)
+    truth = torch.stack([target == k for k in range(3)], 1) & seen
+    guess = logits.softmax(1) * seen
+    axes = (0, 2, 3)
+    dice = 2 * (guess * truth).sum(axes) / (guess.sum(axes) + truth.sum(axes))
+    found = semantic_loss(logits, target, MethodSettings(class_weights=weights))
+    assert float(found) == pytest.approx(float(entropy + 1 - dice.mean()), rel=1e-5)
 
 
 def test_class_weights_raise_the_price_of_a_class() -> None:
