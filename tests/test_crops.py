@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import AugmentSettings, MethodSettings, NormalizeSettings, SamplingSettings
+from pipeline.config import (
+    MOST_TILT,
+    AugmentSettings,
+    MethodSettings,
+    NormalizeSettings,
+    SamplingSettings,
+)
 from pipeline.labels import open_data, read_sample
 from pipeline.methods import build_method
 from pipeline.records import Label, Sample
@@ -148,6 +154,15 @@ def test_crops_that_are_not_warped_are_what_the_grid_would_give(shape: tuple[int
     assert not is_plain(draw_geometry(*shape, 64, AugmentSettings(warp_share=1), rng))
 
 
+def test_upright_images_stay_upright() -> None:
+    settings, rng = AugmentSettings(upright=True, warp_share=0.5), np.random.default_rng(2)
+    drawn = [draw_geometry(90, 90, 64, settings, rng).matrix for _ in range(60)]
+    down = np.array([matrix[:, 1] for matrix in drawn])  # where the crop's y leads in the image
+    tilt = np.degrees(np.arctan2(np.abs(down[:, 0]), down[:, 1]))
+    assert 1 < tilt.max() <= MOST_TILT
+    assert {bool(matrix[0, 0] > 0) for matrix in drawn} == {True, False}  # mirrored left to right
+
+
 def mirrored(start: int, size: int) -> np.ndarray:
     period = max(2 * (size - 1), 1)
     folded = np.abs(np.arange(start, start + 64)) % period
@@ -176,4 +191,5 @@ def test_blur_keeps_the_mean_and_inversion_exchanges_dark_and_bright() -> None:
     inverting = off.model_copy(update={"invert_share": 1.0})
     inverted = change_intensity(image, [draw_intensity(3, True, inverting, rng)])
     assert torch.allclose(inverted, 1 - image)
-    assert torch.equal(change_intensity(image, [draw_intensity(3, True, off, rng)]), image)
+    same = change_intensity(image, [draw_intensity(3, True, off, rng)])
+    assert torch.allclose(same, image, atol=1e-6)

@@ -7,7 +7,7 @@ import torch
 from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings, RegionSettings
 from pipeline.methods import build_method
 from pipeline.models.unet import UNet
-from pipeline.predicting.engine import TorchEngine, fuse_batch_norms, look
+from pipeline.predicting.engine import TorchEngine, fold_norms, look
 from pipeline.predicting.predictor import Predictor
 from pipeline.predicting.regions import cut_regions
 from pipeline.records import Box
@@ -116,7 +116,7 @@ def test_fused_network_says_the_same(engine: TorchEngine) -> None:
     x = torch.rand(1, 1, 40, 40)
     with torch.inference_mode():
         expected = network(x)["out"].clone()
-        assert torch.allclose(fuse_batch_norms(network)(x)["out"], expected, atol=1e-5)
+        assert torch.allclose(fold_norms(network)(x)["out"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("views", [1, 2, 4, 8])

@@ -13,6 +13,7 @@ import yaml
 
 from jobs import inspect, train
 from pipeline.config import (
+    AugmentSettings,
     InspectSettings,
     MethodSettings,
     NetworkSettings,
@@ -203,7 +204,7 @@ def reason(configuration: Configuration, setting: str) -> str:
 def test_nuclei_on_a_cpu_get_the_recipe() -> None:
     got = chosen([discs(256, 10, 30, gray=10), discs(320, 10, 30, gray=60)])
     s = got.settings
-    assert (s.network.depth, s.network.width, s.crop, s.batch_size) == (4, 16, 256, 8)
+    assert (s.network.depth, s.network.width, s.crop, s.batch_size) == (4, 16, 256, 4)
     assert (s.normalize.kind, s.normalize.low, s.normalize.high) == ("percentile", 1, 99.8)
     assert (s.method.name, s.method.class_weights, s.channels) == ("instance", [1, 1], 1)
     assert (s.sampling.rare_class, s.sampling.objects) == (0, 0)
@@ -219,6 +220,7 @@ def test_what_is_given_is_kept() -> None:
         [discs(256, 10, 30)],
         crop=96,
         batch_size=3,
+        augment=AugmentSettings(upright=True),
         channels=3,
         network=NetworkSettings(depth=2, width=24, full_resolution="full"),
         normalize=NormalizeSettings(kind="range", high=99),
@@ -228,6 +230,7 @@ def test_what_is_given_is_kept() -> None:
     assert {choice.reason for choice in got.choices} == {"as given"}
     s = got.settings
     assert (s.crop, s.batch_size, s.channels) == (96, 3, 3)
+    assert s.augment.upright
     assert s.network == NetworkSettings(depth=2, width=24, full_resolution="full")
     assert s.normalize == NormalizeSettings(kind="range", high=99)
     assert s.method == MethodSettings(name="semantic", class_weights=[1, 4], reach=99)
@@ -237,7 +240,7 @@ def test_what_is_given_is_kept() -> None:
 def test_crop_and_depth_follow_objects_images_and_each_other() -> None:
     large = chosen([discs(1024, 45, 128)])
     assert (large.settings.crop, large.settings.network.depth) == (384, 5)
-    assert large.settings.batch_size == 4  # as many pixels as in the recipe
+    assert large.settings.batch_size == 2  # as many pixels as in the recipe
     assert "large objects have a diameter of 9" in reason(large, "crop")
     small = chosen([discs(70, 5, 20)])
     assert small.settings.crop == 80
@@ -304,6 +307,21 @@ def test_scarce_objects_are_sought() -> None:
     got = chosen([scene(ids)], sampling=SamplingSettings(rare_class=0.7))
     assert got.settings.sampling.objects == pytest.approx(0.3)
     assert "6% of windows of 256 pixels hold an object" in reason(got, "sampling.objects")
+
+
+def test_pictures_have_an_up_where_a_class_keeps_to_one_side() -> None:
+    def street(i: int, *, upside_down: bool = False) -> Sample:
+        ids = np.zeros((128, 96), np.int32)
+        ids[80 + i : 88 + i, 10:40] = 1
+        return scene(ids[::-1].copy() if upside_down else ids, name=f"s{i}")
+
+    got = chosen([street(i) for i in range(12)])
+    assert got.settings.augment.upright is True
+    assert reason(got, "augment.upright") == "cell lies in the lower part of 100% of its images"
+    turned = chosen([street(i, upside_down=i % 2 == 0) for i in range(12)])
+    assert turned.settings.augment.upright is False
+    few = chosen([street(i) for i in range(4)])
+    assert few.settings.augment.upright is False
 
 
 def test_picks_show_every_class_and_window_the_busiest_part() -> None:
@@ -404,7 +422,8 @@ def test_real_nuclei(dsb2018: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert everything["diameters"][1] == pytest.approx(20, abs=1)
     values = {choice["setting"]: choice["value"] for choice in found["choices"]}
     assert values["channels"] == 3
-    assert (values["crop"], values["network.depth"], values["batch_size"]) == (256, 4, 8)
+    assert (values["crop"], values["network.depth"], values["batch_size"]) == (256, 4, 4)
+    assert values["augment.upright"] is False
 
 
 def test_windows_are_those_that_crops_are_judged_by() -> None:

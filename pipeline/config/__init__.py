@@ -18,6 +18,7 @@ from pipeline.config.results import (
 )
 from pipeline.config.submitting import SubmitSettings
 from pipeline.config.training import (
+    MOST_TILT,
     AugmentSettings,
     ConfiguredSettings,
     InspectSettings,
@@ -29,6 +30,7 @@ from pipeline.config.training import (
 from pipeline.config.upkeep import CompactSettings, VerifySettings
 
 __all__ = [
+    "MOST_TILT",
     "VAL_FRACTION",
     "AugmentSettings",
     "CollectionSettings",

@@ -22,10 +22,11 @@ class NetworkSettings(Section):
         description="what is computed at full resolution: as much as at every other, or only a "
         f"last convolution that sees the image, which is half as much work; {CHOSEN}",
     )
-    norm: Literal["batch", "group", "instance", "none"] = Field(
-        "batch",
-        description="normalisation layer; group and instance look at the whole region, so regions "
-        "of one image no longer agree exactly",
+    norm: Literal["weight", "batch", "group", "instance", "none"] = Field(
+        "weight",
+        description="what is normalised: weight: the filters; batch, group, instance: what they "
+        "give. Group and instance look at the whole region, so regions of one image no longer "
+        "agree exactly",
     )
 
     def widths(self) -> list[int]:

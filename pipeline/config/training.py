@@ -10,10 +10,18 @@ from pipeline.config.labels import VAL_FRACTION, LabelSettings
 from pipeline.config.logs import LogSettings
 from pipeline.config.model import MethodSettings, NetworkSettings, NormalizeSettings
 
+MOST_TILT = 10
+"""Degrees that an upright image is turned at most."""
+
 
 class AugmentSettings(Section):
     """Random changes to training crops, so that the network sees more than the data holds."""
 
+    upright: bool | None = Field(
+        None,
+        description="images have an up, as photographs of streets do: they are mirrored left to "
+        f"right alone, and turned by {MOST_TILT} degrees at most; {CHOSEN}",
+    )
     flip: bool = Field(True, description="mirror and turn by right angles")
     warp_share: float = Field(
         0.5,

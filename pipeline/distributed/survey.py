@@ -50,6 +50,8 @@ _FACTS = pa.struct(
         ("cells", _COUNTS),
         ("class_cells", pa.list_(_COUNTS)),
         ("object_cells", _COUNTS),
+        ("class_above", _COUNTS),
+        ("class_below", _COUNTS),
         ("content", pa.string()),
         ("decoded_bytes", pa.int64()),
     ]

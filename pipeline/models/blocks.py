@@ -1,9 +1,14 @@
-"""The two blocks a U-Net is made of. Tensors are (B, C, H, W)."""
+"""The blocks a U-Net is made of. Tensors are (B, C, H, W)."""
+
+import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.collective import global_batch_norm, is_alone
+
+_RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))  # one over a rectified normal value's deviation
 
 
 def make_norm(kind: str, channels: int) -> nn.Module:
@@ -16,6 +21,43 @@ def make_norm(kind: str, channels: int) -> nn.Module:
     if kind == "instance":
         return nn.InstanceNorm2d(channels, affine=True)
     return nn.Identity()
+
+
+class StandardConv(nn.Conv2d):
+    """A convolution whose filters are standardised, instead of what they give.
+
+    Scaled weight standardisation (Qiao et al. 2019, arXiv:1903.10520; Brock et al. 2021,
+    arXiv:2101.08692): a filter's weights have mean 0, and a norm that keeps the deviation of
+    rectified normal values, times a gain that is learned. So a network is as easy to train as by
+    batch normalisation, while each image is seen by itself: nothing is measured over a batch, so
+    training and prediction see the same, and workers have nothing to tell each other on the way.
+
+    Attributes:
+        gain: (C,) of each output channel.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, padding=1)
+        self.gain = nn.Parameter(torch.ones(outputs))
+
+    def standardized(self) -> Tensor:
+        """The weights that are used."""
+        filters = self.weight.flatten(1)
+        scale = self.gain * (_RELU_GAIN / math.sqrt(filters.shape[1]))
+        # Channel by channel, which is what batch normalisation does, by its kernel.
+        even = F.batch_norm(filters[None], None, None, scale, None, True, eps=1e-8)
+        return even.view_as(self.weight)
+
+    def plain(self) -> nn.Conv2d:
+        """A convolution that gives the same, without computing its weights each time."""
+        kernel, stride, padding = self.kernel_size, self.stride, self.padding
+        made = nn.Conv2d(self.in_channels, self.out_channels, kernel, stride, padding)  # type: ignore[arg-type]
+        made.load_state_dict({"weight": self.standardized().detach(), "bias": self.bias})
+        return made
+
+    def forward(self, input: Tensor) -> Tensor:
+        seen: Tensor = self._conv_forward(input, self.standardized(), self.bias)
+        return seen
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -38,10 +80,16 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class ConvBlock(nn.Sequential):
-    """Two 3x3 convolutions, each normalised and rectified; keeps H and W."""
+    """Two 3x3 convolutions, each normalised and rectified; keeps H and W.
 
-    def __init__(self, inputs: int, outputs: int, norm: str) -> None:
-        super().__init__(*_layers(inputs, outputs, norm), *_layers(outputs, outputs, norm))
+    Args:
+        first: whether it sees the image.
+    """
+
+    def __init__(self, inputs: int, outputs: int, norm: str, *, first: bool = False) -> None:
+        super().__init__(
+            *_layers(inputs, outputs, norm, first=first), *_layers(outputs, outputs, norm)
+        )
 
 
 class StemBlock(nn.Sequential):
@@ -49,7 +97,7 @@ class StemBlock(nn.Sequential):
 
     def __init__(self, inputs: int, outputs: int, norm: str) -> None:
         super().__init__(
-            *_layers(inputs, outputs, norm, kernel=4, stride=2),
+            *_layers(inputs, outputs, norm, kernel=4, stride=2, first=True),
             *_layers(outputs, outputs, norm),
         )
 
@@ -82,9 +130,12 @@ class UpBlock(nn.Module):
 
 
 def _layers(
-    inputs: int, outputs: int, norm: str, *, kernel: int = 3, stride: int = 1
+    inputs: int, outputs: int, norm: str, *, kernel: int = 3, stride: int = 1, first: bool = False
 ) -> list[nn.Module]:
-    bias = norm == "none"  # a normalisation layer brings its own shift
+    # Filters of mean 0 are blind to how bright an even surface is, which counts in an image.
+    if norm == "weight" and not first:
+        return [StandardConv(inputs, outputs, kernel, stride), nn.ReLU(inplace=True)]
+    bias = norm in ("weight", "none")  # a normalisation layer brings its own shift
     return [
         nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=1, bias=bias),
         make_norm(norm, outputs),

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.config import NetworkSettings
-from pipeline.models.blocks import ConvBlock, StemBlock, UpBlock
+from pipeline.models.blocks import ConvBlock, StandardConv, StemBlock, UpBlock
 from pipeline.models.context import network_context
 
 
@@ -34,8 +34,13 @@ class UNet(nn.Module):
         self.stride = 2**depth
         self.context = network_context(depth)
         self.light = settings.full_resolution == "light"
-        first, inside = (StemBlock, widths[1:]) if self.light else (ConvBlock, widths)
-        self.encoder = nn.ModuleList([first(channels, inside[0], settings.norm)])
+        inside = widths[1:] if self.light else widths
+        stem = (
+            StemBlock(channels, inside[0], settings.norm)
+            if self.light
+            else ConvBlock(channels, inside[0], settings.norm, first=True)
+        )
+        self.encoder = nn.ModuleList([stem])
         self.encoder.extend(
             ConvBlock(inputs, outputs, settings.norm) for inputs, outputs in pairwise(inside)
         )
@@ -48,6 +53,8 @@ class UNet(nn.Module):
         self.heads = nn.ModuleDict(
             {name: nn.Conv2d(widths[0], outputs, 1) for name, outputs in heads.items()}
         )
+        if settings.norm in ("weight", "none"):
+            _keep_variance(self)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, C, H, W) → head → (B, K, H, W) logits, of the input's H and W."""
@@ -69,6 +76,21 @@ class UNet(nn.Module):
         sizes = [len(h.weight) for h in heads]  # type: ignore[arg-type]
         outputs = torch.split(F.conv2d(x, weight, bias), sizes, dim=1)
         return dict(zip(self.heads, outputs, strict=True))
+
+
+def _keep_variance(network: nn.Module) -> None:
+    """Random weights by which values neither fade nor grow on their way (He et al. 2015,
+    arXiv:1502.01852), where no layer normalises them."""
+    for module in network.modules():
+        if not isinstance(module, nn.Conv2d | nn.ConvTranspose2d) or module.kernel_size == (1, 1):
+            continue
+        rectified = not isinstance(module, nn.ConvTranspose2d)
+        inputs = module.in_channels * (module.weight[0, 0].numel() if rectified else 1)
+        # The length of a filter that is standardised says nothing but how fast it turns.
+        gain = 2 if rectified and not isinstance(module, StandardConv) else 1
+        nn.init.normal_(module.weight, std=(gain / inputs) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _pad_to_multiple(x: Tensor, stride: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.config import Precision
 from pipeline.methods.base import Method
+from pipeline.models.blocks import StandardConv
 from pipeline.models.unet import UNet
 
 
@@ -64,7 +65,7 @@ class TorchEngine:
         self.dtype = dtype
         self.stride = network.stride
         self.context = network.context
-        fused = fuse_batch_norms(copy.deepcopy(network).eval())
+        fused = fold_norms(copy.deepcopy(network).eval())
         self.network = fused.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
@@ -120,13 +121,15 @@ def _redirect(directions: torch.Tensor, view: int) -> torch.Tensor:
     return torch.stack([-y if view & 2 else y, -x if view & 1 else x], 1)
 
 
-def fuse_batch_norms(module: nn.Module) -> nn.Module:
-    """Fold every batch normalisation into the convolution before it; in place."""
+def fold_norms(module: nn.Module) -> nn.Module:
+    """Make every normalisation of a batch or of weights a part of its convolution; in place."""
     children = list(module.named_children())
     for (name, child), (following, norm) in pairwise(children):
         if isinstance(child, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             setattr(module, name, fuse_conv_bn_eval(child, norm))
             setattr(module, following, nn.Identity())
-    for _, child in module.named_children():
-        fuse_batch_norms(child)
+    for name, child in module.named_children():
+        if isinstance(child, StandardConv):
+            setattr(module, name, child.plain())
+        fold_norms(child)
     return module

@@ -102,6 +102,11 @@ def configure(
         sampling.objects,
         lambda: rules.choose_objects(name, train, crop, 1 - rare),
     )
+    upright = choose(
+        "augment.upright",
+        settings.augment.upright,
+        lambda: rules.choose_upright(data.classes, train),
+    )
     chosen = {
         "channels": channels,
         "crop": crop,
@@ -111,6 +116,7 @@ def configure(
         "network": network.model_copy(
             update={"depth": depth, "width": width, "full_resolution": full_resolution}
         ),
+        "augment": settings.augment.model_copy(update={"upright": upright}),
         "sampling": sampling.model_copy(update={"rare_class": rare, "objects": objects}),
     }
     values = {key: getattr(settings, key) for key in TrainSettings.model_fields} | chosen

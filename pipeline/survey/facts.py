@@ -22,6 +22,7 @@ CELL_SIDES = (64, 128, 256, 512)
 _COLOUR = 0.02  # mean difference between channels, as a share of the range, from which it is colour
 _CONTRAST = 0.05  # of objects against their surroundings, as a share of the range
 _SAMPLED = 100_000  # pixels that percentiles and colour are measured on
+_ASIDE = 0.1  # of the height, from the middle, from which a class lies above or below it
 _BLOCK = 32  # pixels a side of what the windows are made of
 
 
@@ -59,6 +60,10 @@ class ImageFacts:
     """(S, K) how many of them hold each class."""
     object_cells: tuple[int, ...]
     """(S,) how many of them hold a thing."""
+    class_above: tuple[int, ...]
+    """(K,) 1 for the classes that lie in the upper part of the image, 0 for others."""
+    class_below: tuple[int, ...]
+    """(K,) likewise in the lower part."""
     content: str
     """Hash of the pixels: equal images have equal ones, under whatever name."""
     decoded_bytes: int
@@ -89,7 +94,9 @@ def measure_image(sample: Sample, split: str, classes: Classes) -> ImageFacts:
     levels, colour = _measure_intensity(pixels)
     index = _class_index(label.semantic, classes)
     objects = _measure_objects(label, index, classes)
-    cells, class_cells, object_cells = _measure_cells(index, classes)
+    blocks = _classes_in_blocks(index, len(classes))
+    cells, class_cells, object_cells = _measure_cells(index.shape, blocks, classes)
+    middles = _middles(blocks)
     counts = np.bincount(index.ravel(), minlength=len(classes) + 1).tolist()
     return ImageFacts(
         name=sample.name,
@@ -110,6 +117,8 @@ def measure_image(sample: Sample, split: str, classes: Classes) -> ImageFacts:
         cells=cells,
         class_cells=class_cells,
         object_cells=object_cells,
+        class_above=tuple((middles < 0.5 - _ASIDE).astype(int).tolist()),
+        class_below=tuple((middles > 0.5 + _ASIDE).astype(int).tolist()),
         content=_content(pixels),
         decoded_bytes=pixels.nbytes + label.semantic.nbytes + label.instances.nbytes,
     )
@@ -230,16 +239,24 @@ def _overlapping(label: Label) -> int:
     return sum(bool((covers[rows, columns][one.mask()] > 1).any()) for rows, columns, one in masks)
 
 
+def _middles(blocks: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """(K,) how far down each class lies in the mean, from 0 to 1; NaN without it."""
+    rows = blocks.sum(1)
+    places = (np.arange(len(rows)) + 0.5) / len(rows)
+    with np.errstate(invalid="ignore"):
+        middles: NDArray[np.float64] = places @ rows / rows.sum(0)
+    return middles
+
+
 def _measure_cells(
-    index: NDArray[np.uint8], classes: Classes
+    shape: tuple[int, ...], blocks: NDArray[np.bool_], classes: Classes
 ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...], tuple[int, ...]]:
     """For each side: windows in all, windows with each class, windows with a thing."""
     k = len(classes)
     things = [i for i, spec in enumerate(classes) if spec.kind == "thing"]
-    blocks = _classes_in_blocks(index, k)
     totals, with_class, with_thing = [], [], []
     for side in CELL_SIDES:
-        down, across = (max(1, round(n / side)) for n in index.shape)
+        down, across = (max(1, round(n / side)) for n in shape)
         rows = np.arange(blocks.shape[0]) * down // blocks.shape[0]
         columns = np.arange(blocks.shape[1]) * across // blocks.shape[1]
         held = np.zeros((down, across, k), bool)

@@ -69,6 +69,10 @@ class SplitFingerprint:
     """(S, K) how many of them hold each class."""
     object_cells: tuple[int, ...]
     """(S,) how many of them hold a thing."""
+    class_above: tuple[int, ...]
+    """(K,) images in whose upper part the class lies."""
+    class_below: tuple[int, ...]
+    """(K,) images in whose lower part it lies."""
     decoded_bytes: int
 
     @classmethod
@@ -82,7 +86,7 @@ class SplitFingerprint:
             class_objects=none, class_images=none, void_pixels=0, empty=0,
             objects_an_image=Tally(), touching=0, overlapping=0, diameters=(0,) * BINS,
             cells=sides, class_cells=(none,) * len(CELL_SIDES), object_cells=sides,
-            decoded_bytes=0,
+            class_above=none, class_below=none, decoded_bytes=0,
         )  # fmt: skip
 
     @classmethod
@@ -114,6 +118,8 @@ class SplitFingerprint:
             cells=facts.cells,
             class_cells=facts.class_cells,
             object_cells=facts.object_cells,
+            class_above=facts.class_above,
+            class_below=facts.class_below,
             decoded_bytes=facts.decoded_bytes,
         )
 

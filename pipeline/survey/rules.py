@@ -30,7 +30,7 @@ class Recipe:
     """However small the crops are."""
 
 
-CPU = Recipe("CPU", depth=4, width=16, crop=256, batch=8, most_batch=8, full_resolution="light")
+CPU = Recipe("CPU", depth=4, width=16, crop=256, batch=4, most_batch=8, full_resolution="light")
 GPU = Recipe("GPU", depth=5, width=32, crop=512, batch=16, most_batch=64, full_resolution="full")
 
 _LEAST_REACH = 64  # pixels
@@ -38,7 +38,7 @@ _LARGE = 0.95  # quantile of the diameters that stands for large objects
 _CROP_DIAMETERS = 4  # large objects side by side in a crop
 _CONTEXT_DIAMETERS = 1.5  # large objects that the network sees in any direction
 _COARSEST = 8  # pixels a side that the lowest resolution of a crop has at least
-_FEWEST_STEPS = 150  # a network that gets fewer is better a smaller one
+_FEWEST_STEPS = 300  # a network that gets fewer is better a smaller one
 _PIXELS_A_SECOND = 400_000  # one core trains this many at width 16, in bfloat16
 _FLOAT32 = 0.6  # as many in float32
 _BYTES_A_PIXEL = 3_000  # of memory that training takes at width 16, in float32
@@ -46,6 +46,7 @@ _IMBALANCE = 20.0  # the most frequent class against the rarest, from which weig
 _LARGEST_WEIGHT = 10.0
 _RARE, _RARE_SHARE = 0.01, 0.33  # a class of fewer pixels is rare; crops that are then given
 _SCARCE, _OBJECT_SHARE = 0.1, 0.5  # crops without an object, from which and up to which to act
+_UPRIGHT, _FEWEST_UPRIGHT = 0.9, 8  # share of a class's images that say what is up; images
 _WIDE = 0.8  # share of images of wide range from which their values need no stretching
 
 
@@ -266,6 +267,19 @@ def choose_objects(
     empty = 1 - train.object_cells[row] / max(train.cells[row], 1)
     seen = f"{1 - empty:.0%} of windows of {CELL_SIDES[row]} pixels hold an object"
     return (round(min(_OBJECT_SHARE, empty, room), 2) if empty >= _SCARCE else 0.0), seen
+
+
+def choose_upright(classes: Classes, train: SplitFingerprint) -> tuple[bool, str]:
+    """Where a class nearly always lies above, or below, pictures have an up."""
+    for spec, images, *sides in zip(
+        classes, train.class_images, train.class_above, train.class_below, strict=True
+    ):
+        for count, side in zip(sides, ("upper", "lower"), strict=True):
+            if images >= max(_FEWEST_UPRIGHT, train.images / 2) and count >= _UPRIGHT * images:
+                return True, (
+                    f"{spec.name} lies in the {side} part of {count / images:.0%} of its images"
+                )
+    return False, "no class keeps to the upper or lower part of the images"
 
 
 def _nearest_cell(crop: int) -> int:

