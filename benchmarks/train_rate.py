@@ -1,6 +1,6 @@
 """Crops a second of a training job against a bare loop's, and of two workers against one.
 
-    python -m benchmarks.train_rate [--data ANNOTATED] [--minutes 1] [--crop 128] [--batch-size 8]
+    python -m benchmarks.train_rate [--data ANNOTATED] [--minutes 1] [--crop 128] [--batch-size 4]
 
 The bare loop has its batches in memory, made beforehand, and runs the same network, batch, loss,
 precision and optimiser with all cores. The job makes its crops, averages its weights, reports and
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--data", help="annotated images; synthetic ones by default")
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--crop", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ray_session():

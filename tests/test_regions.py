@@ -1,11 +1,14 @@
 """Law 3 for the network's maps: tiled equals whole."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings, RegionSettings
 from pipeline.methods import build_method
+from pipeline.models.blocks import BatchNorm, StandardConv
 from pipeline.models.unet import UNet
 from pipeline.predicting.engine import TorchEngine, fold_norms, look
 from pipeline.predicting.predictor import Predictor
@@ -108,15 +111,19 @@ def test_sharing_a_batch_changes_nothing(engine: TorchEngine) -> None:
             assert np.abs(alone[name].astype(int) - maps[name]).max() <= 1
 
 
-def test_fused_network_says_the_same(engine: TorchEngine) -> None:
+@pytest.mark.parametrize("norm", ["weight", "batch"])
+def test_folded_network_says_the_same(norm: Literal["weight", "batch"]) -> None:
     torch.manual_seed(1)
-    network = UNet(NetworkSettings(depth=2, width=4), 1, {"out": 2})
+    network = UNet(NetworkSettings(depth=2, width=4, norm=norm), 1, {"out": 2})
     network(torch.rand(4, 1, 32, 32))
     network.eval()
     x = torch.rand(1, 1, 40, 40)
     with torch.inference_mode():
         expected = network(x)["out"].clone()
-        assert torch.allclose(fold_norms(network)(x)["out"], expected, atol=1e-5)
+        folded = fold_norms(network)
+        assert torch.allclose(folded(x)["out"], expected, atol=1e-5)
+    kinds = {type(module) for module in folded.modules()}
+    assert not kinds & {StandardConv, BatchNorm}
 
 
 @pytest.mark.parametrize("views", [1, 2, 4, 8])

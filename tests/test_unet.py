@@ -1,11 +1,13 @@
 """The network: any size in, the same size out, and no farther sight than it says."""
 
+import math
 from typing import Literal
 
 import pytest
 import torch
 
 from pipeline.config import NetworkSettings
+from pipeline.models.blocks import StandardConv
 from pipeline.models.context import network_context
 from pipeline.models.unet import UNet
 
@@ -25,11 +27,41 @@ def test_output_has_the_inputs_size(size: tuple[int, int], channels: int) -> Non
     assert all(torch.isfinite(t).all() for t in outputs.values())
 
 
-@pytest.mark.parametrize("norm", ["batch", "group", "instance", "none"])
+@pytest.mark.parametrize("norm", ["weight", "batch", "group", "instance", "none"])
 def test_every_norm_trains(norm: str) -> None:
     network = UNet(NetworkSettings(depth=2, width=6, norm=norm), 1, {"semantic": 2})
     network(torch.rand(2, 1, 20, 20))["semantic"].square().sum().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("full_resolution", ["full", "light"])
+def test_values_neither_fade_nor_grow_where_filters_are_standardised(
+    full_resolution: Literal["full", "light"],
+) -> None:
+    torch.manual_seed(0)
+    shape = NetworkSettings(depth=5, width=8, full_resolution=full_resolution, norm="weight")
+    network = UNet(shape, 3, {"out": 2})
+    deviations: list[float] = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.ReLU):
+            module.register_forward_hook(lambda m, i, out: deviations.append(float(out.std())))
+    with torch.no_grad():
+        network(torch.rand(2, 3, 128, 128))
+    assert len(deviations) > 15
+    assert 0.1 < min(deviations) <= max(deviations) < 3
+
+
+def test_a_standardised_filter_has_mean_0_and_the_length_that_its_gain_says() -> None:
+    torch.manual_seed(0)
+    conv = StandardConv(6, 4, kernel=3, stride=1)
+    with torch.no_grad():
+        conv.weight.mul_(7).add_(3)
+        conv.gain.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0]))
+    filters = conv.standardized().flatten(1)
+    assert torch.allclose(filters.mean(1), torch.zeros(4), atol=1e-6)
+    # One over the deviation of a rectified normal value, Brock et al. 2021, section 4.
+    expected = conv.gain * math.sqrt(2 / (1 - 1 / math.pi))
+    assert torch.allclose(filters.norm(dim=1), expected, rtol=1e-4)
 
 
 def test_each_head_sees_what_it_would_alone() -> None:
