@@ -24,9 +24,9 @@ class NetworkSettings(Section):
     )
     norm: Literal["weight", "batch", "group", "instance", "none"] = Field(
         "weight",
-        description="what is normalised: weight: the filters; batch, group, instance: what they "
-        "give. Group and instance look at the whole region, so regions of one image no longer "
-        "agree exactly",
+        description="what is normalised: weight: the filters (weight standardisation); batch, "
+        "group, instance: what they give. Group and instance look at the whole region, so regions "
+        "of one image no longer agree exactly",
     )
 
     def widths(self) -> list[int]:

@@ -18,6 +18,13 @@ from pipeline.records import Classes, reported
 from pipeline.training.reports import Needs, Validation
 
 CARD_NAME = "README.md"
+_NORMS = {
+    "weight": "weight standardisation",
+    "batch": "batch normalisation",
+    "group": "group normalisation",
+    "instance": "instance normalisation",
+    "none": "no normalisation layers",
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def _what_it_is(facts: CardFacts) -> str:
     return (
         f"A U-Net that {ability}, from images of {_plural(spec.channels, 'channel')}: "
         f"{_listed(spec.classes)}. Method `{spec.method.name}`, depth {network.depth}, width "
-        f"{network.width}, {network.norm} normalisation; intensities by {spec.normalize.kind}. "
+        f"{network.width}, {_NORMS[network.norm]}; intensities by {spec.normalize.kind}. "
         f"Fingerprint `{spec.fingerprint}`.\n"
     )
 
