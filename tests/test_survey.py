@@ -271,6 +271,17 @@ def test_the_device_and_the_time_shape_the_network() -> None:
     assert "half of the memory" in reason(tight, "batch_size")
 
 
+def test_no_worker_of_a_cluster_is_left_without_a_crop() -> None:
+    samples = [discs(256, 10, 30)]
+    sizes = {
+        workers: chosen(samples, hardware=replace(LAPTOP, workers=workers)).settings.batch_size
+        for workers in (1, 2, 4, 9)
+    }
+    assert sizes == {1: 4, 2: 4, 4: 4, 9: 9}
+    large = chosen([discs(1024, 90, 256)], hardware=replace(LAPTOP, workers=2))
+    assert (large.settings.crop, large.settings.batch_size) == (512, 2)
+
+
 STREET = tuple(
     ClassSpec(id=i, name=name, kind="stuff") for i, name in enumerate(("road", "sky", "sign"))
 )

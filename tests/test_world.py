@@ -54,6 +54,7 @@ CASES = [
     Case("uneven", batch_size=5),
     Case("semantic", method="semantic", batch_size=3, void=True),
     Case("parts", batch_size=5, accumulate=2),
+    Case("standardised filters", batch_size=5, norm="weight"),
 ]
 
 

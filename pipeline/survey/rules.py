@@ -39,6 +39,7 @@ _CROP_DIAMETERS = 4  # large objects side by side in a crop
 _CONTEXT_DIAMETERS = 1.5  # large objects that the network sees in any direction
 _COARSEST = 8  # pixels a side that the lowest resolution of a crop has at least
 _FEWEST_STEPS = 300  # a network that gets fewer is better a smaller one
+_LEAST_BATCH = 2  # crops, however large: Dice over one is a poor measure
 _PIXELS_A_SECOND = 400_000  # one core trains this many at width 16, in bfloat16
 _FLOAT32 = 0.6  # as many in float32
 _BYTES_A_PIXEL = 3_000  # of memory that training takes at width 16, in float32
@@ -185,11 +186,14 @@ def choose_batch(
 ) -> tuple[int, str]:
     """The device's number of pixels a step, as far as the memory goes."""
     workers = hardware.workers if hardware.gpus else 1
-    batch = max(1, min(recipe.most_batch, round(recipe.batch * recipe.crop**2 / crop**2)))
+    suited = round(recipe.batch * recipe.crop**2 / crop**2)
+    batch = max(_LEAST_BATCH, min(recipe.most_batch, suited))
     each = _BYTES_A_PIXEL * (width or recipe.width) / 16 * crop**2
     room = max(1, int(hardware.memory / 2 / each))
     if not hardware.gpus and room < batch:
         return room, f"{room * each / 2**30:.1f} GiB, half of the memory that is here"
+    if batch * workers < hardware.workers:
+        return hardware.workers, "a crop for each worker"
     many = f" on each of {workers}" if workers > 1 else ""
     return batch * workers, f"crops of {crop} pixels that suit a {recipe.name}{many}"
 
