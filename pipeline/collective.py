@@ -5,11 +5,13 @@ identity. The tensors that are summed have the same shape in every worker.
 
 How gradients come out right: DDP averages the workers' gradients. A loss that is made of sums over
 all workers has the same value in each, and `sum_over_workers` hands back the sum of the gradients
-that all of them have for it; so each worker computes its share of ``world`` times the gradient, and
-the average of the shares' sum is the gradient of one process that has the whole batch. A loss needs
-no factor of its own: sum numerators and denominators over the workers, then divide.
+that all of them have for it, ``world`` times its own; so each worker computes its share of
+``world`` times the gradient, and the average of the shares' sum is the gradient of one process that
+has the whole batch. A loss needs no factor of its own: sum numerators and denominators over the
+workers, then divide.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -31,7 +33,8 @@ def is_alone() -> bool:
 def sum_over_workers(values: Tensor) -> Tensor:
     """The sum of all workers' tensors, in each of them; gradients are summed on their way back.
 
-    One call costs one message to each worker forward and one back: stack what is to be summed.
+    All workers compute the same from the sum. One call costs one message to each worker, forward;
+    the way back none, as all of them know each other's gradients: stack what is to be summed.
     """
     if is_alone():
         return values
@@ -40,21 +43,57 @@ def sum_over_workers(values: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """All-reduce, whose adjoint is an all-reduce too."""
+    """All-reduce, whose adjoint is an all-reduce too: of gradients that are alike."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        return _all_reduced(values)
+        summed = values.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return _all_reduced(gradients[0])
+        return gradients[0] * rank_and_world()[1]
 
 
-def _all_reduced(values: Tensor) -> Tensor:
-    summed = values.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(summed)
-    return summed
+def share_out(
+    inputs: Sequence[Tensor], compute: Callable[[Tensor], Tensor], costs: Sequence[float]
+) -> list[Tensor]:
+    """`compute` of each tensor, each by one worker for all of them; it keeps the shape.
+
+    The inputs are the same in all workers. No gradients flow through.
+
+    Args:
+        costs: how long each takes, in any unit, by which the work is shared out evenly.
+    """
+    rank, world = rank_and_world()
+    if world == 1:
+        return [compute(one) for one in inputs]
+    owners = _owners(costs, world)
+    outputs = [
+        compute(one) if owner == rank else torch.empty_like(one)
+        for one, owner in zip(inputs, owners, strict=True)
+    ]
+    for sender in range(world):
+        parts = [one for one, owner in zip(outputs, owners, strict=True) if owner == sender]
+        if not parts:
+            continue
+        message = torch.cat([part.flatten() for part in parts])
+        dist.broadcast(message, src=sender)
+        received = torch.split(message, [part.numel() for part in parts])
+        for part, values in zip(parts, received, strict=True):
+            part.copy_(values.view_as(part))
+    return outputs
+
+
+def _owners(costs: Sequence[float], world: int) -> list[int]:
+    """Who computes what: the dearest first, each to whoever has least to do."""
+    busy = [0.0] * world
+    owners = [0] * len(costs)
+    for place in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        owners[place] = min(range(world), key=lambda worker: busy[worker])
+        busy[owners[place]] += costs[place]
+    return owners
 
 
 class _GlobalBatchNorm(torch.autograd.Function):

@@ -16,6 +16,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from pipeline.collective import share_out
 from pipeline.config import OptimizerSettings
 
 _MOMENTUM = 0.95
@@ -74,22 +75,32 @@ class Muon(torch.optim.Optimizer):
         """Move all parameters that have a gradient."""
         assert closure is None
         for group in self.param_groups:
-            change = self._matrix_update if group["is_matrix"] else self._plain_update
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.add_(change(weight, self.state[weight]), alpha=-group["lr"])
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            changes = self._matrix_changes if group["is_matrix"] else self._plain_changes
+            for weight, change in zip(weights, changes(weights), strict=True):
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.add_(change, alpha=-group["lr"])
         return None
 
-    def _matrix_update(self, weight: Tensor, state: dict[str, Any]) -> Tensor:
+    def _matrix_changes(self, weights: list[Tensor]) -> list[Tensor]:
+        ahead = [self._look_ahead(weight, self.state[weight]).flatten(1) for weight in weights]
+        matrices = share_out(ahead, orthogonal, [_cost(matrix) for matrix in ahead])
+        return [
+            matrix.view(weight.shape) * (_LENGTH * math.sqrt(max(matrix.shape)))
+            for weight, matrix in zip(weights, matrices, strict=True)
+        ]
+
+    def _look_ahead(self, weight: Tensor, state: dict[str, Any]) -> Tensor:
+        """Nesterov's momentum."""
         momentum = state.setdefault("momentum", torch.zeros_like(weight))
         momentum.lerp_(weight.grad, 1 - _MOMENTUM)
-        ahead = weight.grad.lerp(momentum, _MOMENTUM)  # type: ignore[union-attr]
-        matrix = orthogonal(ahead.flatten(1))
-        length = _LENGTH * math.sqrt(max(matrix.shape))
-        return matrix.view(weight.shape) * length
+        ahead: Tensor = weight.grad.lerp(momentum, _MOMENTUM)  # type: ignore[union-attr]
+        return ahead
 
-    def _plain_update(self, weight: Tensor, state: dict[str, Any]) -> Tensor:
+    def _plain_changes(self, weights: list[Tensor]) -> list[Tensor]:
+        return [self._plain_change(weight, self.state[weight]) for weight in weights]
+
+    def _plain_change(self, weight: Tensor, state: dict[str, Any]) -> Tensor:
         if not state:
             state["step"] = torch.zeros(())
             state["mean"], state["square"] = torch.zeros_like(weight), torch.zeros_like(weight)
@@ -112,10 +123,18 @@ def orthogonal(matrix: Tensor) -> Tensor:
     x = matrix.mT if tall else matrix
     x = x / x.norm().clamp_min(1e-7)
     inner = x @ x.mT
-    whole = one = torch.eye(len(inner), device=x.device, dtype=x.dtype)
+    one = torch.eye(len(inner), device=x.device, dtype=x.dtype)
     a, b, c = _QUINTIC
-    for _ in range(_ITERATIONS):
+    whole = factor = a * one + b * inner + c * inner @ inner
+    for _ in range(_ITERATIONS - 1):
+        inner = factor @ inner @ factor
         factor = a * one + b * inner + c * inner @ inner
-        whole, inner = factor @ whole, factor @ inner @ factor
+        whole = factor @ whole
     found: Tensor = whole @ x
     return found.mT if tall else found
+
+
+def _cost(matrix: Tensor) -> float:
+    """Multiplications that `orthogonal` takes, roughly."""
+    short, long = sorted(matrix.shape)
+    return short * short * (2 * long + 4 * _ITERATIONS * short)
