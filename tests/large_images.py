@@ -141,7 +141,7 @@ def in_parts(
         )  # fmt: skip
     with growing_shard(dataset.uri, _PROVENANCE, [_SOURCE], lambda: None) as out:
         opened = Opened((height, width, channels))
-        finish_image(keep, grid, _SOURCE, opened, method.classes, out)
+        finish_image(keep, grid, _SOURCE, opened, method.classes, method.settings, out)
     return _read(dataset, pixels)
 
 

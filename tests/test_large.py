@@ -52,7 +52,8 @@ def test_parts_are_as_the_whole(tmp_path: Path, name: str, seed: int) -> None:
     side = int(rng.integers(40, 300))
     pixels, label = nasty_scene(height, width, seed)
     label.semantic[label.instances % 5 == 1] = 3
-    method = build_method(MethodSettings(name=name, reach=32), CLASSES)
+    settings = MethodSettings(name=name, reach=32, score_slope=1.7, score_shift=-0.4)
+    method = build_method(settings, CLASSES)
     maps = imagined_maps(method, label, seed)
     expected = whole(tmp_path / "whole", method, maps, pixels)
     found = in_parts(

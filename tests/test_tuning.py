@@ -12,29 +12,39 @@ from pipeline.config import (
 )
 from pipeline.methods import build_method
 from pipeline.methods.base import Method
+from pipeline.metrics import Reliability
 from pipeline.models.unet import UNet
-from pipeline.records import Sample
+from pipeline.records import Label, Sample
 from pipeline.synthetic import CLASSES, make_scene
 from pipeline.training import tuning
+from pipeline.training.validation import validate
+
+SCENES = [make_scene(48, 48, 6, seed) for seed in range(3)]
+SAMPLES = [Sample(str(i), scene.image, scene.label) for i, scene in enumerate(SCENES)]
+PLACE = torch.device("cpu"), torch.float32
 
 
-def tuned(given: MethodSettings, name: str = "instance") -> MethodSettings:
-    """Of a network of random weights, which is as good as any to choose thresholds for."""
-    torch.manual_seed(0)
-    method = build_method(given.model_copy(update={"name": name}), CLASSES)
-    network = UNet(NetworkSettings(depth=1, width=4), 3, method.heads).eval()
-    scenes = [make_scene(48, 48, 6, i) for i in range(3)]
-    samples = [Sample(str(i), scene.image, scene.label) for i, scene in enumerate(scenes)]
-    settings = ConfiguredSettings(
+def settings_with(given: MethodSettings) -> ConfiguredSettings:
+    return ConfiguredSettings(
         data="d", output="o", channels=3, crop=48, batch_size=2, method=given,
         normalize=NormalizeSettings(kind="percentile"),
     )  # fmt: skip
-    place = torch.device("cpu"), torch.float32
-    return tuning.tune_decoding(network, method, samples, 3, settings, *place)
+
+
+def network_for(method: Method) -> UNet:
+    """Of random weights, which is as good as any to choose thresholds for."""
+    torch.manual_seed(0)
+    return UNet(NetworkSettings(depth=1, width=4), 3, method.heads).eval()
+
+
+def tuned(given: MethodSettings, name: str = "instance") -> MethodSettings:
+    method = build_method(given.model_copy(update={"name": name}), CLASSES)
+    network = network_for(method)
+    return tuning.tune_decoding(network, method, SAMPLES, 3, settings_with(given), *PLACE)
 
 
 def test_the_best_thresholds_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def score(settings: MethodSettings, method: Method, found: object) -> float:
+    def score(settings: MethodSettings, judge: object) -> float:
         return 1 - abs(settings.vote_blur - 0.38) - abs(settings.foreground_threshold - 0.44)
 
     monkeypatch.setattr(tuning, "_score", score)
@@ -44,8 +54,9 @@ def test_the_best_thresholds_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_the_user_gave_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "_score", lambda *args: float(np.random.default_rng().random()))
-    best = tuned(MethodSettings(foreground_threshold=0.31, vote_blur=0.7))
+    best = tuned(MethodSettings(foreground_threshold=0.31, vote_blur=0.7, score_shift=-0.2))
     assert (best.vote_blur, best.foreground_threshold) == (0.7, 0.31)
+    assert (best.score_slope, best.score_shift) == (1, -0.2)
 
 
 def test_a_method_without_thresholds_is_left_alone() -> None:
@@ -54,3 +65,32 @@ def test_a_method_without_thresholds_is_left_alone() -> None:
 
 def test_scores_of_real_decodings_decide() -> None:
     assert tuned(MethodSettings()).name == "instance"
+
+
+def objects_of(settings: MethodSettings) -> Reliability:
+    method = build_method(settings, CLASSES)
+    found = validate(network_for(method), method, SAMPLES, 3, settings_with(settings), *PLACE)
+    assert found.validation.objects is not None
+    return found.validation.objects
+
+
+@pytest.mark.parametrize("name", ["instance", "semantic"])
+def test_objects_are_right_as_often_as_their_scores_say(name: str) -> None:
+    """Those of a network that knows nothing: hardly ever."""
+    as_it_was = objects_of(MethodSettings(name=name))
+    learned = objects_of(tuned(MethodSettings(), name))
+    assert as_it_was.gap is not None
+    assert learned.gap is not None
+    assert as_it_was.gap > 0.2
+    assert abs(learned.gap) < as_it_was.gap / 2
+
+
+def test_objects_without_true_ones_keep_their_scores() -> None:
+    method = build_method(MethodSettings(name="semantic"), CLASSES)
+    bare = [
+        Sample(one.name, one.pixels, Label(one.label.semantic, np.zeros_like(one.label.instances)))
+        for one in SAMPLES
+    ]
+    settings = settings_with(method.settings)
+    best = tuning.tune_decoding(network_for(method), method, bare, 3, settings, *PLACE)
+    assert (best.score_slope, best.score_shift) == (1, 0)

@@ -97,3 +97,10 @@ class MethodSettings(Section):
     min_area: int = Field(
         8, ge=1, description="objects of fewer pixels are taken for noise and dropped"
     )
+    score_slope: float = Field(
+        1.0,
+        gt=0,
+        description="how far the log-odds of an object's mean probability are stretched for its "
+        "score; learned, with score_shift, so that a score says how often it is right",
+    )
+    score_shift: float = Field(0.0, description="what is added to the stretched log-odds")

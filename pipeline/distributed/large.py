@@ -305,7 +305,9 @@ def _finish_shard(
                 codes.append(found.code)
                 continue
             grid = grid_of(found, settings)
-            objects += finish_image(keep, grid, source, found, settings.classes, out)
+            objects += finish_image(
+                keep, grid, source, found, settings.classes, settings.method, out
+            )
             pixels += found.shape[0] * found.shape[1]
             done += 1
     return ShardResult(

@@ -10,14 +10,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.config import MethodSettings
 from pipeline.errors import TesseraError
 from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep, Opened
-from pipeline.large.label import Cut, read_cut, read_seams, scores
+from pipeline.large.label import Cut, read_cut, read_seams
 from pipeline.predicting.merging import add_up, encode_runs, merge_sums
 from pipeline.predicting.objects import ObjectSums, measures_of
 from pipeline.predicting.stitch import Stitching, stitch
 from pipeline.records import Classes, SourceImage, thing_ids
+from pipeline.scores import object_scores
 from pipeline.tables.growing import GrowingShard
 from pipeline.tables.masks import repaint_tile
 from pipeline.tables.schema import MASKS
@@ -55,6 +57,7 @@ def finish_image(
     source: SourceImage,
     opened: Opened,
     classes: Classes,
+    settings: MethodSettings,
     out: GrowingShard,
 ) -> int:
     """Write the rows of an image whose parts are all labelled. Returns its objects.
@@ -69,7 +72,7 @@ def finish_image(
             f"{source.uri}: parts differ about {stitching.torn} pixels at their seams; "
             "please report this"
         )
-    crossing = _crossing(keep, grid, stitching, classes)
+    crossing = _crossing(keep, grid, stitching, classes, settings)
     pixels = np.sum([counts for _, counts in said], axis=0)
     objects, areas = np.zeros(256, np.int64), np.zeros(256, np.int64)
     for part in range(len(grid)):
@@ -95,7 +98,9 @@ def _count(objects: NDArray[np.int64], areas: NDArray[np.int64], rows: pa.Table)
     areas += np.bincount(class_ids, rows["area"].to_numpy(), minlength=256).astype(np.int64)
 
 
-def _crossing(keep: Keep, grid: Grid, stitching: Stitching, classes: Classes) -> _Crossing:
+def _crossing(
+    keep: Keep, grid: Grid, stitching: Stitching, classes: Classes, settings: MethodSettings
+) -> _Crossing:
     things = np.array(sorted(thing_ids(classes)), np.uint8)
     cuts = [read_cut(keep, part) for part in range(len(grid))]
     part = np.repeat(np.arange(len(grid)), [len(cut.labels) for cut in cuts])
@@ -112,7 +117,7 @@ def _crossing(keep: Keep, grid: Grid, stitching: Stitching, classes: Classes) ->
         label=label,
         class_ids=_likeliest(total, things),
         said=_likeliest(votes, things),
-        scores=scores(certainty, sums.areas),
+        scores=object_scores(certainty, sums.areas, settings),
         sums=sums,
         runs=[runs for cut in cuts for runs in cut.runs],
     )

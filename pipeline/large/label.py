@@ -18,6 +18,7 @@ from pipeline.predicting.merging import runs_of
 from pipeline.predicting.objects import ObjectSums, encode_masks, measures_of, sum_objects
 from pipeline.predicting.stitch import Seams
 from pipeline.records import Box, InstanceMap, Maps, Pixels, SemanticMap, thing_ids
+from pipeline.scores import object_scores
 from pipeline.tables.masks import encode_tiles
 from pipeline.tables.schema import MASKS
 from pipeline.tables.shard import object_rows
@@ -73,7 +74,7 @@ def label_part(
     whole = np.setdiff1d(np.arange(1, n + 1), cut)
     rles = encode_masks(instances, sums.boxes, core[:2], whole)
     measures = measures_of(sums.take(whole - 1), rles, grid.height, grid.width)
-    certain = scores(certainty[whole - 1], measures.areas)
+    certain = object_scores(certainty[whole - 1], measures.areas, method.settings)
     rows = object_rows(key, whole, class_ids[whole - 1], certain, measures, method.classes)
     keep.write("objects", part, rows)
     keep.write("masks", part, _tiles(semantic, instances, n, core, key))
@@ -87,11 +88,6 @@ def label_part(
     keep.write("cut", part, _cut_table(found))
     seams = _seams(labels, labels[inside], instances, n, (y, x))
     keep.write("seams", part, _seams_table(seams, np.bincount(semantic.ravel(), minlength=256)))
-
-
-def scores(certainty: NDArray[np.int64], areas: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Mean probability over each object."""
-    return (certainty / 255 / np.maximum(areas, 1)).astype(np.float32)
 
 
 def read_seams(keep: Keep, part: int) -> tuple[Seams, NDArray[np.int64]]:

@@ -30,6 +30,7 @@ from pipeline.records import (
     Segmentation,
     SemanticMap,
 )
+from pipeline.scores import object_scores
 
 
 class Method(ABC):
@@ -99,7 +100,7 @@ class Method(ABC):
             semantic=paint(maps["class"], instances, class_ids, self.classes),
             instances=instances,
             class_ids=class_ids,
-            scores=(certainty / 255 / np.maximum(areas, 1)).astype(np.float32),
+            scores=object_scores(certainty, areas, self.settings),
         )
 
 

@@ -152,7 +152,10 @@ def class_table(classes: Iterable[ClassFigures]) -> tuple[list[str], list[list[o
 def _calibration(validation: Validation) -> str:
     parts = []
     for what, part in (
-        ("an object's score against having a true partner at IoU 0.5", validation.objects),
+        (
+            "an object's score, learned on these images, against having a true partner at IoU 0.5",
+            validation.objects,
+        ),
         ("a pixel's confidence against having the right class", validation.pixels),
     ):
         if part is not None and part.error is not None and part.gap is not None:

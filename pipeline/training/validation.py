@@ -3,7 +3,7 @@
 What each image contributes is gathered in the order of the images, so that the figures are the
 same to the last bit however many processes there are.
 
-Legend: H height, W width, M predicted objects.
+Legend: H height, W width.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pipeline.collective import rank_and_world
 from pipeline.config import RegionSettings, TrainSettings
 from pipeline.drawing import draw, grid, scaled
-from pipeline.figures import ObjectMatches, match_labels, summarize
+from pipeline.figures import summarize
 from pipeline.methods.base import Method
-from pipeline.metrics import Reliability, confusion, outside_void, reliability
+from pipeline.metrics import Reliability, confusion, reliability
 from pipeline.models.unet import UNet
 from pipeline.predicting.engine import TorchEngine
 from pipeline.predicting.predictor import Predictor
@@ -31,6 +31,13 @@ from pipeline.records import (
     Segmentation,
     SemanticMap,
     thing_ids,
+)
+from pipeline.training.judging import (
+    JudgedObjects,
+    any_true,
+    judge_objects,
+    labelled_part,
+    scores_and_hits,
 )
 from pipeline.training.reports import Overlay, Validation
 from pipeline.training.world import gather
@@ -52,9 +59,7 @@ class Validated:
 class _Judged:
     """What one image contributes."""
 
-    objects: ObjectMatches
-    scores: NDArray[np.float32]
-    """(M,) of the predicted objects; NaN for those that lie where nobody labelled."""
+    objects: JudgedObjects
     pixels: Reliability | None
     overlay: Overlay | None
 
@@ -105,13 +110,10 @@ def build_predictor(
 def _judge(
     sample: Sample, maps: Maps, found: Segmentation, classes: Classes, *, shown: bool
 ) -> _Judged:
-    guess = Label(found.semantic, outside_void(found.instances, sample.label.semantic))
-    counted = np.bincount(guess.instances.ravel(), minlength=len(found.scores) + 1)[1:] > 0
     return _Judged(
-        objects=match_labels(sample.label, guess, thing_ids(classes)),
-        scores=np.where(counted, found.scores, np.nan).astype(np.float32),
+        objects=judge_objects(sample.label, found, classes),
         pixels=_judge_pixels(sample.label.semantic, maps),
-        overlay=_draw(sample, guess, classes) if shown else None,
+        overlay=_draw(sample, labelled_part(sample.label, found), classes) if shown else None,
     )
 
 
@@ -127,27 +129,18 @@ def _judge_pixels(truth: SemanticMap, maps: Maps) -> Reliability | None:
 def _measure(images: Sequence[_Judged], matrix: NDArray[np.int64], method: Method) -> Validation:
     objects = [one.objects for one in images]
     by_objects = method.judged_by == "objects"
-    # Labels of classes alone hold no objects that predicted ones could be held against.
-    annotated = any(true for one in objects for true, _ in one.counts.values())
-    counted = thing_ids(method.classes) if by_objects or annotated else []
-    figures = summarize("val", objects, matrix, method.classes, counted)
+    # Without true objects there is nothing that predicted ones could be held against.
+    counted = thing_ids(method.classes) if by_objects or any_true(objects) else []
+    matches = [one.found for one in objects]
+    figures = summarize("val", matches, matrix, method.classes, counted)
     score = np.mean(list(figures.ap_mean.values())) if by_objects else figures.mean_iou or 0.0
     pixels = [one.pixels for one in images if one.pixels is not None]
     return Validation(
         score=float(score),
         figures=figures,
-        objects=_object_reliability(images) if counted else None,
+        objects=reliability(*scores_and_hits(objects)) if counted else None,
         pixels=sum(pixels, Reliability()) if pixels else None,
     )
-
-
-def _object_reliability(images: Sequence[_Judged]) -> Reliability:
-    right = np.concatenate(
-        [np.isin(np.arange(1, len(one.scores) + 1), one.objects.hits) for one in images]
-    )
-    scores = np.concatenate([one.scores for one in images])
-    known = ~np.isnan(scores)
-    return reliability(scores[known], right[known])
 
 
 def _spread(images: int) -> set[int]:
