@@ -39,6 +39,14 @@ def work(settings: EvaluateSettings) -> int:
         ["images of", "panoptic quality", "count error", "count bias", "mean IoU"],
         [[g.group, g.pq, g.count_error, g.count_bias, g.mean_iou] for g in groups],
     )
+    judged = [[g.group, s.total, s.error, s.gap] for g in groups if (s := g.scores) and s.total]
+    if judged:
+        console.print()
+        print_table(
+            ["images of", "objects", "calibration error", "overconfident by"],
+            judged,
+            "Scores of objects, against being right",
+        )
     console.print()
     print_table(
         ["class", "kind", "Dice", "IoU", "PQ", "AP@.5", "true", "predicted", "error", "bias"],

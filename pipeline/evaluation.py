@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.errors import DataError, DatasetError
-from pipeline.figures import Figures, ObjectMatches, match_labels, summarize
+from pipeline.figures import Figures, summarize
+from pipeline.judging import JudgedObjects, judge_objects
 from pipeline.labels import AnnotatedData, read_label
-from pipeline.metrics import confusion, outside_void
-from pipeline.records import AnnotatedImage, Classes, Label, thing_ids
+from pipeline.metrics import confusion
+from pipeline.records import AnnotatedImage, Classes, Segmentation, thing_ids
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.masks import decode_tiles
 
@@ -22,7 +23,7 @@ class _Compared:
     """What one image contributes."""
 
     image: AnnotatedImage
-    objects: ObjectMatches
+    objects: JudgedObjects
     pixels: NDArray[np.int64]
     """(256, 256) confusion matrix."""
 
@@ -124,12 +125,18 @@ def _compare(
             f"{image.name}: the label is {truth.semantic.shape[0]} x "
             f"{truth.semantic.shape[1]}, the predicted image {height} x {width}"
         )
+    found = _predicted(dataset, image_id, height, width)
+    objects = judge_objects(truth, found, thing_ids(data.classes))
+    return _Compared(image, objects, confusion(truth.semantic, found.semantic))
+
+
+def _predicted(dataset: OutputDataset, image_id: str, height: int, width: int) -> Segmentation:
+    its = pc.field("image_id") == image_id
     columns = ["y0", "x0", "y1", "x1", "semantic", "instances", "object_ids"]
-    tiles = dataset.read("masks", columns, pc.field("image_id") == image_id).to_pylist()
+    tiles = dataset.read("masks", columns, its).to_pylist()
+    rows = dataset.read("objects", ["object_id", "class_id", "score"], its).sort_by("object_id")
     semantic, instances = decode_tiles(tiles, height, width)
-    guess = Label(semantic, outside_void(instances, truth.semantic))
-    objects = match_labels(truth, guess, thing_ids(data.classes))
-    return _Compared(image, objects, confusion(truth.semantic, semantic))
+    return Segmentation(semantic, instances, rows["class_id"].to_numpy(), rows["score"].to_numpy())
 
 
 def _figures(group: str, compared: list[_Compared], classes: Classes) -> Figures:

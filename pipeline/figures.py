@@ -1,29 +1,24 @@
-"""The figures of predicted labels against true ones: the same in a training and in an evaluation.
-
-An object matches only one of its own class, and an object's class is that of most of its pixels.
-
-Legend: H height, W width, K classes.
-"""
+"""The figures of predicted labels against true ones, alike in a training and in an evaluation."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.judging import JudgedObjects, scores_and_hits
 from pipeline.metrics import (
     AP_THRESHOLDS,
     CountError,
     Matches,
+    Reliability,
     count_error,
     dice_iou,
-    iou_matrix,
-    match_ious,
-    matched_pairs,
+    reliability,
     sum_matches,
 )
-from pipeline.records import VOID, Classes, ClassSpec, InstanceMap, Label, SemanticMap, reported
+from pipeline.records import Classes, ClassSpec, reported
 
 
 @dataclass(frozen=True)
@@ -62,49 +57,13 @@ class Figures:
     mean_iou: float | None
     """IoU of pixels, mean over the classes that occur, without background."""
     classes: tuple[ClassFigures, ...]
-
-
-@dataclass(frozen=True)
-class ObjectMatches:
-    """What the objects of one image contribute."""
-
-    matches: Mapping[int, Matches]
-    """By class."""
-    counts: Mapping[int, tuple[int, int]]
-    """By class: how many are true, how many were predicted."""
-    hits: NDArray[np.int64]
-    """Ids of the predicted objects that have a partner at the lowest threshold."""
-
-
-def match_labels(truth: Label, predicted: Label, class_ids: Iterable[int]) -> ObjectMatches:
-    """Match the objects of one image, those of each class among themselves."""
-    iou = iou_matrix(truth.instances, predicted.instances)
-    true_class = object_classes(truth.instances, truth.semantic)
-    predicted_class = object_classes(predicted.instances, predicted.semantic)
-    matches, counts, hits = {}, {}, [np.zeros(0, np.int64)]
-    for class_id in class_ids:
-        rows = np.flatnonzero(true_class == class_id)
-        columns = np.flatnonzero(predicted_class == class_id)
-        of_class = iou[rows][:, columns]
-        counts[class_id] = (len(rows), len(columns))
-        matches[class_id] = match_ious(of_class, *counts[class_id])
-        hits.append(columns[matched_pairs(of_class, AP_THRESHOLDS[0])[1]].astype(np.int64))
-    return ObjectMatches(matches, counts, np.concatenate(hits))
-
-
-def object_classes(instances: InstanceMap, semantic: SemanticMap) -> NDArray[np.uint8]:
-    """(N + 1,) the class of each id; VOID for 0 and for ids that have no pixel."""
-    n = int(instances.max(initial=0))
-    keys = instances.ravel().astype(np.int64) * 256 + semantic.ravel()
-    votes = np.bincount(keys, minlength=(n + 1) * 256).reshape(n + 1, 256)
-    classes = np.where(votes.any(1), votes.argmax(1), VOID).astype(np.uint8)
-    classes[0] = VOID
-    return classes
+    scores: Reliability | None
+    """Scores of found objects against having a true partner at IoU 0.5."""
 
 
 def summarize(
     group: str,
-    objects: Sequence[ObjectMatches],
+    objects: Sequence[JudgedObjects],
     pixels: NDArray[np.int64],
     classes: Classes,
     counted: Sequence[int],
@@ -131,13 +90,14 @@ def summarize(
         count_bias=_known(error.bias),
         mean_iou=float(np.mean(ious)) if ious else None,
         classes=found,
+        scores=reliability(*scores_and_hits(objects)) if counted else None,
     )
 
 
 def _of_class(
     spec: ClassSpec,
     per_class: Mapping[int, Matches],
-    objects: Sequence[ObjectMatches],
+    objects: Sequence[JudgedObjects],
     pixels: NDArray[np.int64],
 ) -> ClassFigures:
     dice, iou = (_known(value) for value in dice_iou(pixels, spec.id))
@@ -158,7 +118,7 @@ def _of_class(
     )
 
 
-def _count_error(objects: Sequence[ObjectMatches], counted: Sequence[int]) -> CountError:
+def _count_error(objects: Sequence[JudgedObjects], counted: Sequence[int]) -> CountError:
     pairs = [one.counts[class_id] for one in objects for class_id in counted]
     return count_error([true for true, _ in pairs], [guess for _, guess in pairs])
 

@@ -187,7 +187,7 @@ class Segmentation:
     class_ids: NDArray[np.uint8]
     """(N,) the class of each object."""
     scores: NDArray[np.float32]
-    """(N,) mean foreground probability over the object, 0 to 1."""
+    """(N,) how likely each object is right, 0 to 1."""
 
 
 @dataclass(frozen=True)

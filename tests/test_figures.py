@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings, TrainSettings
-from pipeline.figures import match_labels, object_classes, summarize
+from pipeline.figures import summarize
+from pipeline.judging import judge_objects, object_classes
 from pipeline.labels import open_data, read_sample
 from pipeline.methods import build_method
 from pipeline.metrics import confusion
 from pipeline.models.bundle import BundleSpec
 from pipeline.models.weights import build_network
-from pipeline.records import VOID, Label
+from pipeline.records import VOID, Label, Segmentation
 from pipeline.synthetic import CLASSES
 from pipeline.training import validation
 from pipeline.training.reports import Validation, load_validation, save_validation
@@ -32,7 +33,13 @@ TRUTH = label([2] * 4 + [0] * 2 + [3] * 4 + [0] * 2, [1] * 4 + [0] * 2 + [2] * 4
 
 def test_an_object_matches_only_its_own_class() -> None:
     guess = label([2] * 4 + [0] * 2 + [2] * 4 + [0] * 2, [5] * 4 + [0] * 2 + [7] * 4 + [0] * 2)
-    found = match_labels(TRUTH, guess, [CELL, CRYSTAL])
+    said = Segmentation(
+        guess.semantic,
+        guess.instances,
+        np.full(7, CELL, np.uint8),
+        np.linspace(0.3, 0.9, 7, dtype=np.float32),
+    )
+    found = judge_objects(TRUTH, said, [CELL, CRYSTAL])
     assert found.counts == {CELL: (1, 2), CRYSTAL: (1, 0)}
     assert found.hits.tolist() == [5]
     pixels = confusion(TRUTH.semantic, guess.semantic)
@@ -45,6 +52,9 @@ def test_an_object_matches_only_its_own_class() -> None:
     assert (cell.iou, cell.dice, cell.n_predicted) == (pytest.approx(0.5), pytest.approx(2 / 3), 2)
     assert (crystal.iou, crystal.ap_50, crystal.count_error) == (0, 0, 1)
     assert figures.mean_iou == pytest.approx(0.25)
+    assert figures.scores is not None
+    assert figures.scores.total == 2  # of the seven ids
+    assert figures.scores.error == pytest.approx((0.3 + 0.9) / 2)  # .7 is right, .9 is not
 
 
 def test_an_object_is_of_the_class_of_most_of_its_pixels() -> None:
@@ -125,5 +135,5 @@ def _check(found: Validation, name: str) -> None:
         assert found.pixels is not None
         assert found.pixels.total > 7 * 96 * 96
     predicted = sum(c.n_predicted or 0 for c in found.figures.classes)
-    assert found.objects is not None
-    assert found.objects.total == predicted
+    assert found.figures.scores is not None
+    assert found.figures.scores.total == predicted

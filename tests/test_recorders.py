@@ -126,7 +126,7 @@ def test_the_card_tells_the_figures_of_the_bundle(trained: str) -> None:
     shown = ("score", "pq", "count_error", "mean_iou", "ap_0.5", "ap_0.9", "iou/cell", "ap_50/cell")
     for name in shown:
         assert f" {metrics[name]:.3f} " in body
-    assert f"error {validation.objects.error:.3f}" in body
+    assert f"error {validation.figures.scores.error:.3f}" in body
     assert "Trained on synthetic scenes." in body
     assert "| images of the split train | 12 |" in body
     assert "python -m jobs.predict" in body

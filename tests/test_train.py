@@ -60,6 +60,8 @@ def test_the_whole_path_finds_most_objects(
     # The figures are those of the validation that chose the model.
     assert figures.ap_mean["0.5"] == pytest.approx(spec.metrics["ap_0.5"], abs=0.03)
     assert figures.count_bias == pytest.approx(spec.metrics["count_bias"], abs=0.05)
+    assert figures.scores is not None
+    assert figures.scores.error == pytest.approx(spec.metrics["object_calibration_error"], abs=0.05)
     assert figures.images == 4
     assert [c.name for c in figures.classes] == ["tissue", "cell", "crystal"]
     assert figures.classes[0].iou > 0.6
@@ -92,6 +94,8 @@ def test_evaluation_against_itself_is_perfect(
     for group in groups:
         assert set(group.ap_mean.values()) == set(group.ap_pooled.values()) == {1.0}
         assert (group.pq, group.count_error, group.count_bias) == (1, 0, 0)
+        assert group.scores is not None
+        assert group.scores.correct == group.scores.counts  # all are right
         assert {c.dice for c in group.classes} <= {1, None}  # None where a class does not occur
         assert {c.iou for c in group.classes} <= {1, None}
     label = cv2.imread(str(truth / f"labels/{image.stem}.png"), cv2.IMREAD_UNCHANGED)

@@ -5,16 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
+from pydantic import BaseModel
 
 from jobs import train
 from pipeline.config import ConfiguredSettings, NetworkSettings, NormalizeSettings, TrainSettings
+from pipeline.config.base import CHOSEN
 from pipeline.distributed.mailbox import Report
+from pipeline.distributed.session import ray_session
 from pipeline.distributed.streaming import StreamedSamples
 from pipeline.distributed.survey import survey
 from pipeline.distributed.train import train_bundle
@@ -24,7 +28,12 @@ from pipeline.models.bundle import load_spec
 from pipeline.training.reports import EpochReport, StepReport
 from pipeline.training.samples import CachedSamples
 from pipeline.training.state import Snapshot, TrainingState, load_snapshot, save_snapshot
-from pipeline.training.unfinished import checkpoints_uri, find_unfinished, mark_unfinished
+from pipeline.training.unfinished import (
+    Unfinished,
+    checkpoints_uri,
+    find_unfinished,
+    mark_unfinished,
+)
 from tests.conftest import ROOT
 
 
@@ -151,6 +160,30 @@ def test_a_snapshot_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     assert torch.equal(whole.tensors["network.weight"], tensors["network.weight"])
     assert find_unfinished(settings.model_copy(update={"resume": False, "restart": True})) is None
     assert not Path(folder).exists()
+
+
+def open_settings(settings: TrainSettings) -> list[str]:
+    """Those that are chosen from the data and have no value yet."""
+
+    def walk(section: BaseModel, prefix: str) -> Iterator[str]:
+        for name, field in type(section).model_fields.items():
+            value = getattr(section, name)
+            if isinstance(value, BaseModel):
+                yield from walk(value, f"{prefix}{name}.")
+            elif value is None and CHOSEN in (field.description or ""):
+                yield prefix + name
+
+    return list(walk(settings, ""))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_was_chosen_from_the_data_stays_when_a_training_goes_on(annotated: str) -> None:
+    given = TrainSettings(data=annotated, output="o")
+    with ray_session() as resources:
+        chosen = survey(open_data(annotated, val_fraction=0.2)).configure(given, 1, resources)
+    before = Unfinished("uri", "run", TrainingState(), chosen.settings.result_settings())
+    assert len(open_settings(given)) > 10
+    assert open_settings(before.fill_in(given)) == []
 
 
 @pytest.mark.parametrize("words", ["0", "4:1", "1:2:3", "many", "1.5"])

@@ -70,8 +70,8 @@ def test_scores_of_real_decodings_decide() -> None:
 def objects_of(settings: MethodSettings) -> Reliability:
     method = build_method(settings, CLASSES)
     found = validate(network_for(method), method, SAMPLES, 3, settings_with(settings), *PLACE)
-    assert found.validation.objects is not None
-    return found.validation.objects
+    assert found.validation.figures.scores is not None
+    return found.validation.figures.scores
 
 
 @pytest.mark.parametrize("name", ["instance", "semantic"])

@@ -154,7 +154,7 @@ def _calibration(validation: Validation) -> str:
     for what, part in (
         (
             "an object's score, learned on these images, against having a true partner at IoU 0.5",
-            validation.objects,
+            validation.figures.scores,
         ),
         ("a pixel's confidence against having the right class", validation.pixels),
     ):

@@ -75,7 +75,7 @@ def _plot(
 def _draw_reliability(axes: "Axes", validation: Validation) -> None:
     """The share that was right over the stated confidence; dots as large as their bins are full."""
     axes.plot([0, 1], [0, 1], color=_MUTED, linewidth=1, linestyle="--")
-    parts = {"objects, right at IoU 0.5": validation.objects, "pixels": validation.pixels}
+    parts = {"objects, right at IoU 0.5": validation.figures.scores, "pixels": validation.pixels}
     colours = iter(_LINES)
     for name, part in parts.items():
         if part is not None and part.error is not None:

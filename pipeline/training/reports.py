@@ -23,8 +23,6 @@ class Validation:
     """What decides which weights are best, higher is better: the mean AP over IoU thresholds, or
     the mean IoU of a method that is judged by pixels."""
     figures: Figures
-    objects: Reliability | None
-    """Scores of predicted objects against having a true partner at IoU 0.5."""
     pixels: Reliability | None
     """Confidences of pixels against having the right class, of a method that states them."""
 
@@ -38,7 +36,7 @@ class Validation:
             "pq": figures.pq,
             "count_error": figures.count_error,
             "count_bias": figures.count_bias,
-            "object_calibration_error": self.objects.error if self.objects else None,
+            "object_calibration_error": figures.scores.error if figures.scores else None,
             "mean_iou": figures.mean_iou,
             "pixel_calibration_error": self.pixels.error if self.pixels else None,
         }

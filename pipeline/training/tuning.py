@@ -12,13 +12,13 @@ import torch
 
 from pipeline.collective import rank_and_world
 from pipeline.config import MethodSettings, TrainSettings
+from pipeline.judging import JudgedObjects, any_true, judge_objects, scores_and_hits
 from pipeline.methods import build_method
 from pipeline.methods.base import Method
 from pipeline.metrics import sum_matches
 from pipeline.models.unet import UNet
 from pipeline.records import Label, Maps, Sample, thing_ids
 from pipeline.training.calibration import fit_scores
-from pipeline.training.judging import JudgedObjects, any_true, judge_objects, scores_and_hits
 from pipeline.training.validation import build_predictor
 from pipeline.training.world import gather
 
@@ -44,7 +44,8 @@ def tune_decoding(
     user gave stay.
     """
     given = settings.method.model_fields_set
-    if not thing_ids(method.classes):
+    things = thing_ids(method.classes)
+    if not things:
         return method.settings
     rank, world = rank_and_world()
     predictor = build_predictor(network, method, channels, settings, device, dtype)
@@ -55,9 +56,7 @@ def tune_decoding(
 
     def judge(tried: MethodSettings) -> list[JudgedObjects]:
         decoder = build_method(tried, method.classes)
-        parts = gather(
-            [judge_objects(truth, decoder.decode(maps), method.classes) for truth, maps in mine]
-        )
+        parts = gather([judge_objects(truth, decoder.decode(maps), things) for truth, maps in mine])
         return [parts[i % world][i // world] for i in range(len(samples))]
 
     best = _best_thresholds(method, judge, given)
@@ -87,4 +86,4 @@ def _with_honest_scores(settings: MethodSettings, judge: _Judge) -> MethodSettin
 
 def _score(settings: MethodSettings, judge: _Judge) -> float:
     """Mean AP over thresholds and images."""
-    return float(np.mean([sum_matches(one.found.matches.values()).ap for one in judge(settings)]))
+    return float(np.mean([sum_matches(one.matches.values()).ap for one in judge(settings)]))

@@ -18,7 +18,9 @@ from pipeline.models.bundle import SPEC_NAME
 from pipeline.training.state import STATE_NAME, TrainingState, load_snapshot
 
 _MARKER_NAME = "training.json"
-_CHOSEN = ("channels", "crop", "batch_size", "method", "normalize", "network", "sampling")
+_CHOSEN = (
+    "channels", "crop", "batch_size", "method", "normalize", "network", "sampling", "augment",
+)  # fmt: skip
 
 
 class _Marker(BaseModel):

@@ -17,6 +17,7 @@ from pipeline.collective import rank_and_world
 from pipeline.config import RegionSettings, TrainSettings
 from pipeline.drawing import draw, grid, scaled
 from pipeline.figures import summarize
+from pipeline.judging import JudgedObjects, any_true, judge_objects, labelled_part
 from pipeline.methods.base import Method
 from pipeline.metrics import Reliability, confusion, reliability
 from pipeline.models.unet import UNet
@@ -31,13 +32,6 @@ from pipeline.records import (
     Segmentation,
     SemanticMap,
     thing_ids,
-)
-from pipeline.training.judging import (
-    JudgedObjects,
-    any_true,
-    judge_objects,
-    labelled_part,
-    scores_and_hits,
 )
 from pipeline.training.reports import Overlay, Validation
 from pipeline.training.world import gather
@@ -111,7 +105,7 @@ def _judge(
     sample: Sample, maps: Maps, found: Segmentation, classes: Classes, *, shown: bool
 ) -> _Judged:
     return _Judged(
-        objects=judge_objects(sample.label, found, classes),
+        objects=judge_objects(sample.label, found, thing_ids(classes)),
         pixels=_judge_pixels(sample.label.semantic, maps),
         overlay=_draw(sample, labelled_part(sample.label, found), classes) if shown else None,
     )
@@ -131,14 +125,12 @@ def _measure(images: Sequence[_Judged], matrix: NDArray[np.int64], method: Metho
     by_objects = method.judged_by == "objects"
     # Without true objects there is nothing that predicted ones could be held against.
     counted = thing_ids(method.classes) if by_objects or any_true(objects) else []
-    matches = [one.found for one in objects]
-    figures = summarize("val", matches, matrix, method.classes, counted)
+    figures = summarize("val", objects, matrix, method.classes, counted)
     score = np.mean(list(figures.ap_mean.values())) if by_objects else figures.mean_iou or 0.0
     pixels = [one.pixels for one in images if one.pixels is not None]
     return Validation(
         score=float(score),
         figures=figures,
-        objects=reliability(*scores_and_hits(objects)) if counted else None,
         pixels=sum(pixels, Reliability()) if pixels else None,
     )
 
