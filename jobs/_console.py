@@ -72,7 +72,7 @@ def _cell(value: object) -> str:
     if value is None or value != value:  # NaN is the one value that is not itself
         return "–"
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:z.3f}"  # z: never minus zero
     if isinstance(value, int):
         return f"{value:,}"
     return escape(str(value))  # a name in brackets is a name, and no style
