@@ -39,7 +39,9 @@ def work(settings: EvaluateSettings) -> int:
         ["images of", "panoptic quality", "count error", "count bias", "mean IoU"],
         [[g.group, g.pq, g.count_error, g.count_bias, g.mean_iou] for g in groups],
     )
-    judged = [[g.group, s.total, s.error, s.gap] for g in groups if (s := g.scores) and s.total]
+    judged: list[list[object]] = [
+        [g.group, s.total, s.error, s.gap] for g in groups if (s := g.scores) and s.total
+    ]
     if judged:
         console.print()
         print_table(

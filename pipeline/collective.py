@@ -1,7 +1,8 @@
-"""What the processes that train together compute as one: sums that gradients flow through.
+"""What the processes that train together compute as one: sums that gradients flow through, and
+work that is shared out.
 
-Every function here is called by all workers or by none, in the same order; alone, each is the
-identity. The tensors that are summed have the same shape in every worker.
+Every function here is called by all workers or by none, in the same order; alone, none sends
+anything. The tensors that are summed have the same shape in every worker.
 
 How gradients come out right: DDP averages the workers' gradients. A loss that is made of sums over
 all workers has the same value in each, and `sum_over_workers` hands back the sum of the gradients

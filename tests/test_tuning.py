@@ -59,12 +59,23 @@ def test_what_the_user_gave_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (best.score_slope, best.score_shift) == (1, -0.2)
 
 
-def test_a_method_without_thresholds_is_left_alone() -> None:
-    assert tuned(MethodSettings(), "semantic").name == "semantic"
+def test_thresholds_that_a_method_has_not_are_left_alone() -> None:
+    best, before = tuned(MethodSettings(), "semantic"), MethodSettings(name="semantic")
+    learned = {"score_slope", "score_shift"}
+    assert best.model_dump(exclude=learned) == before.model_dump(exclude=learned)
 
 
-def test_scores_of_real_decodings_decide() -> None:
-    assert tuned(MethodSettings()).name == "instance"
+def ap_of(settings: MethodSettings) -> float:
+    method = build_method(settings, CLASSES)
+    found = validate(network_for(method), method, SAMPLES, 3, settings_with(settings), *PLACE)
+    return found.validation.score
+
+
+def test_real_decodings_are_the_better_for_it() -> None:
+    """Of a network that marks bright pixels, with a threshold that most of them do not reach."""
+    before = MethodSettings(name="instance")
+    best = tuned(MethodSettings())
+    assert ap_of(best) >= ap_of(before)
 
 
 def objects_of(settings: MethodSettings) -> Reliability:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 
+from pipeline.collective import share_out
 from pipeline.config import (
     AugmentSettings,
     MethodSettings,
@@ -111,9 +112,24 @@ def train(
     return training
 
 
+def share_numbers(rank: int, folder: Path) -> None:
+    """Double the numbers 1 to 7, each of which costs what it is."""
+    mine = []
+
+    def double(number: torch.Tensor) -> torch.Tensor:
+        mine.append(float(number[0]))
+        return 2 * number
+
+    numbers = [torch.full((n,), float(n)) for n in range(1, 8)]
+    found = share_out(numbers, double, costs=list(range(1, 8)))
+    results = {"mine": torch.tensor(mine), "found": torch.cat(found)}
+    save_file(results, folder / f"shared-{rank}.safetensors")
+
+
 def process(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world)
+    share_numbers(rank, folder)
     for case in CASES:
         train(case, folder / case.name, world)
     dist.destroy_process_group()
@@ -148,6 +164,15 @@ def test_one_and_two_workers_learn_the_same(case: Case, two_workers: Path, tmp_p
     for name in alone:
         if name.startswith(("network.", "average.")):
             torch.testing.assert_close(together[name], alone[name], rtol=0.05, atol=1e-3)
+
+
+def test_work_is_shared_out_evenly_and_all_know_what_came_of_it(two_workers: Path) -> None:
+    first, second = (load_file(two_workers / f"shared-{rank}.safetensors") for rank in (0, 1))
+    assert first["mine"].sum() == second["mine"].sum() == 14
+    assert sorted([*first["mine"].tolist(), *second["mine"].tolist()]) == list(range(1, 8))
+    expected = torch.cat([torch.full((n,), 2.0 * n) for n in range(1, 8)])
+    assert torch.equal(first["found"], expected)
+    assert torch.equal(second["found"], expected)
 
 
 @pytest.mark.parametrize("stop_after", [1, 6])

@@ -65,7 +65,7 @@ def model_card(facts: CardFacts) -> str:
         _what_it_is(facts),
         _how_to_predict(facts),
         _figures(facts.validation),
-        _calibration(facts.validation),
+        _calibration(facts),
         _curve(facts.settings),
         _data(facts),
         _training(facts),
@@ -149,13 +149,13 @@ def class_table(classes: Iterable[ClassFigures]) -> tuple[list[str], list[list[o
     return [header[i] for i in shown], [[row[i] for i in shown] for row in rows]
 
 
-def _calibration(validation: Validation) -> str:
+def _calibration(facts: CardFacts) -> str:
+    validation, given, used = facts.validation, facts.settings.method, facts.spec.method
+    as_given = (given.score_slope, given.score_shift) == (used.score_slope, used.score_shift)
+    score = "an object's score" + ("" if as_given else ", learned on these images,")
     parts = []
     for what, part in (
-        (
-            "an object's score, learned on these images, against having a true partner at IoU 0.5",
-            validation.figures.scores,
-        ),
+        (f"{score} against having a true partner at IoU 0.5", validation.figures.scores),
         ("a pixel's confidence against having the right class", validation.pixels),
     ):
         if part is not None and part.error is not None and part.gap is not None:
