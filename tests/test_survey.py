@@ -204,13 +204,13 @@ def reason(configuration: Configuration, setting: str) -> str:
 def test_nuclei_on_a_cpu_get_the_recipe() -> None:
     got = chosen([discs(256, 10, 30, gray=10), discs(320, 10, 30, gray=60)])
     s = got.settings
-    assert (s.network.depth, s.network.width, s.crop, s.batch_size) == (4, 16, 256, 4)
+    assert (s.network.depth, s.network.width, s.crop, s.batch_size) == (4, 16, 160, 8)
     assert (s.normalize.kind, s.normalize.low, s.normalize.high) == ("percentile", 1, 99.8)
     assert (s.method.name, s.method.class_weights, s.channels) == ("instance", [1, 1], 1)
     assert (s.sampling.rare_class, s.sampling.objects) == (0, 0)
-    assert "13 times the median object's diameter of 20 pixels" in reason(got, "crop")
+    assert "8 times the median object's diameter of 20 pixels" in reason(got, "crop")
     assert "all images are gray" in reason(got, "channels")
-    assert "100% of windows of 256 pixels hold an object" in reason(got, "sampling.objects")
+    assert "100% of windows of 128 pixels hold an object" in reason(got, "sampling.objects")
     assert "their bright ends lie from 170 to 220" in reason(got, "normalize.kind")
     assert all(choice.reason for choice in got.choices)
 
@@ -239,8 +239,8 @@ def test_what_is_given_is_kept() -> None:
 
 def test_crop_and_depth_follow_objects_images_and_each_other() -> None:
     large = chosen([discs(1024, 45, 128)])
-    assert (large.settings.crop, large.settings.network.depth) == (384, 5)
-    assert large.settings.batch_size == 2  # as many pixels as in the recipe
+    assert (large.settings.crop, large.settings.network.depth) == (288, 5)
+    assert large.settings.batch_size == 3  # as many pixels as in the recipe
     assert "large objects have a diameter of 9" in reason(large, "crop")
     small = chosen([discs(70, 5, 20)])
     assert small.settings.crop == 80
@@ -267,7 +267,7 @@ def test_the_device_and_the_time_shape_the_network() -> None:
     plain = chosen(samples, max_minutes=2, hardware=replace(LAPTOP, bfloat16=False))
     assert (brief.settings.network.width, plain.settings.network.width) == (16, 8)
     tight = chosen(samples, hardware=replace(LAPTOP, memory=1 << 30))
-    assert tight.settings.batch_size == 2
+    assert tight.settings.batch_size == 6
     assert "half of the memory" in reason(tight, "batch_size")
 
 
@@ -277,7 +277,7 @@ def test_no_worker_of_a_cluster_is_left_without_a_crop() -> None:
         workers: chosen(samples, hardware=replace(LAPTOP, workers=workers)).settings.batch_size
         for workers in (1, 2, 4, 9)
     }
-    assert sizes == {1: 4, 2: 4, 4: 4, 9: 9}
+    assert sizes == {1: 8, 2: 8, 4: 8, 9: 9}
     large = chosen([discs(1024, 90, 256)], hardware=replace(LAPTOP, workers=2))
     assert (large.settings.crop, large.settings.batch_size) == (512, 2)
 
@@ -298,6 +298,7 @@ def street() -> Sample:
 def test_a_street_is_semantic_weighted_and_sampled_by_class() -> None:
     got = chosen([street()], STREET, instances=False)
     s = got.settings
+    assert (s.crop, s.batch_size) == (256, 4)  # more around it than around an object
     assert (s.method.name, s.normalize.kind, s.channels) == ("semantic", "range", 3)
     assert s.network.depth == 5
     road, sky, sign = s.method.class_weights
@@ -317,7 +318,7 @@ def test_scarce_objects_are_sought() -> None:
     ids[100:120, 100:120] = 1
     got = chosen([scene(ids)], sampling=SamplingSettings(rare_class=0.7))
     assert got.settings.sampling.objects == pytest.approx(0.3)
-    assert "6% of windows of 256 pixels hold an object" in reason(got, "sampling.objects")
+    assert "2% of windows of 128 pixels hold an object" in reason(got, "sampling.objects")
 
 
 def test_pictures_have_an_up_where_a_class_keeps_to_one_side() -> None:
@@ -433,7 +434,7 @@ def test_real_nuclei(dsb2018: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert everything["diameters"][1] == pytest.approx(20, abs=1)
     values = {choice["setting"]: choice["value"] for choice in found["choices"]}
     assert values["channels"] == 3
-    assert (values["crop"], values["network.depth"], values["batch_size"]) == (256, 4, 4)
+    assert (values["crop"], values["network.depth"], values["batch_size"]) == (160, 4, 8)
     assert values["augment.upright"] is False
 
 

@@ -68,7 +68,9 @@ def configure(
     channels = choose("channels", settings.channels, lambda: rules.choose_channels(found))
     wanted = rules.wanted_depth(recipe, train, data.classes)
     crop = choose(
-        "crop", settings.crop, lambda: rules.choose_crop(recipe, train, network.depth or wanted[0])
+        "crop",
+        settings.crop,
+        lambda: rules.choose_crop(recipe, train, data.classes, network.depth or wanted[0]),
     )
     depth = choose("network.depth", network.depth, lambda: rules.choose_depth(wanted, crop))
     batch = choose(

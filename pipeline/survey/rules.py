@@ -23,19 +23,40 @@ class Recipe:
     depth: int
     width: int
     crop: int
-    batch: int
-    """Crops of `crop` pixels."""
+    """Side where objects are small: many crops of few pixels teach more than few of many."""
+    scene: int
+    """Side where what is around says what something is."""
+    step_pixels: int
+    """In the crops of a step, together."""
     full_resolution: Literal["full", "light"]
     most_batch: int
     """However small the crops are."""
 
 
-CPU = Recipe("CPU", depth=4, width=16, crop=256, batch=4, most_batch=8, full_resolution="light")
-GPU = Recipe("GPU", depth=5, width=32, crop=512, batch=16, most_batch=64, full_resolution="full")
+CPU = Recipe(
+    "CPU",
+    depth=4,
+    width=16,
+    crop=160,
+    scene=256,
+    step_pixels=4 * 256**2,
+    full_resolution="light",
+    most_batch=8,
+)
+GPU = Recipe(
+    "GPU",
+    depth=5,
+    width=32,
+    crop=512,
+    scene=512,
+    step_pixels=16 * 512**2,
+    full_resolution="full",
+    most_batch=64,
+)
 
 _LEAST_REACH = 64  # pixels
 _LARGE = 0.95  # quantile of the diameters that stands for large objects
-_CROP_DIAMETERS = 4  # large objects side by side in a crop
+_CROP_DIAMETERS = 3  # large objects side by side in a crop
 _CONTEXT_DIAMETERS = 1.5  # large objects that the network sees in any direction
 _COARSEST = 8  # pixels a side that the lowest resolution of a crop has at least
 _FEWEST_STEPS = 300  # a network that gets fewer is better a smaller one
@@ -137,16 +158,20 @@ def wanted_depth(recipe: Recipe, train: SplitFingerprint, classes: Classes) -> t
     return recipe.depth, f"sees {network_context(recipe.depth)} pixels around"
 
 
-def choose_crop(recipe: Recipe, train: SplitFingerprint, depth: int) -> tuple[int, str]:
+def choose_crop(
+    recipe: Recipe, train: SplitFingerprint, classes: Classes, depth: int
+) -> tuple[int, str]:
     """The device's size, more for large objects, less for small images; a multiple of 2**depth."""
-    side, step = recipe.crop, 2**depth
+    step = 2**depth
     median = diameter_quantile(train.diameters, 0.5)
     large = diameter_quantile(train.diameters, _LARGE)
+    is_scene = math.isnan(median) or sum(spec.kind == "stuff" for spec in classes) > 1
+    side = recipe.scene if is_scene else recipe.crop
     reason = f"suits a {recipe.name}"
     if large * _CROP_DIAMETERS > side:
-        side = min(2 * side, math.ceil(large * _CROP_DIAMETERS))
+        side = min(2 * recipe.scene, math.ceil(large * _CROP_DIAMETERS))
         reason = f"large objects have a diameter of {large:.0f} pixels"
-    elif not math.isnan(median):
+    elif not is_scene:
         reason = (
             f"{side / median:.0f} times the median object's diameter of {median:.0f} pixels, "
             f"{side / large:.0f} times a large one's {large:.0f}; {reason}"
@@ -186,7 +211,7 @@ def choose_batch(
 ) -> tuple[int, str]:
     """The device's number of pixels a step, as far as the memory goes."""
     workers = hardware.workers if hardware.gpus else 1
-    suited = round(recipe.batch * recipe.crop**2 / crop**2)
+    suited = round(recipe.step_pixels / crop**2)
     batch = max(_LEAST_BATCH, min(recipe.most_batch, suited))
     each = _BYTES_A_PIXEL * (width or recipe.width) / 16 * crop**2
     room = max(1, int(hardware.memory / 2 / each))
