@@ -242,6 +242,10 @@ def test_crop_and_depth_follow_objects_images_and_each_other() -> None:
     assert (large.settings.crop, large.settings.network.depth) == (288, 5)
     assert large.settings.batch_size == 3  # as many pixels as in the recipe
     assert "large objects have a diameter of 9" in reason(large, "crop")
+    stuff = tuple(ClassSpec(id=i, name=f"stuff {i}", kind="stuff") for i in (2, 3))
+    among = chosen([discs(512, 10, 30)], (*CELLS, *stuff))
+    assert among.settings.crop == 256
+    assert "shows what is around" in reason(among, "crop")
     small = chosen([discs(70, 5, 20)])
     assert small.settings.crop == 80
     assert "no longer than 70 pixels" in reason(small, "crop")

@@ -149,7 +149,7 @@ def wanted_depth(recipe: Recipe, train: SplitFingerprint, classes: Classes) -> t
             depth,
             f"sees {network_context(depth)} pixels around, and a large object is {large:.0f}",
         )
-    if sum(spec.kind == "stuff" for spec in classes) > 1:
+    if _has_surroundings(classes):
         depth = max(recipe.depth, 5)
         return (
             depth,
@@ -165,9 +165,11 @@ def choose_crop(
     step = 2**depth
     median = diameter_quantile(train.diameters, 0.5)
     large = diameter_quantile(train.diameters, _LARGE)
-    is_scene = math.isnan(median) or sum(spec.kind == "stuff" for spec in classes) > 1
+    is_scene = math.isnan(median) or _has_surroundings(classes)
     side = recipe.scene if is_scene else recipe.crop
     reason = f"suits a {recipe.name}"
+    if is_scene:
+        reason = f"{reason}, and shows what is around: that says what something is"
     if large * _CROP_DIAMETERS > side:
         side = min(2 * recipe.scene, math.ceil(large * _CROP_DIAMETERS))
         reason = f"large objects have a diameter of {large:.0f} pixels"
@@ -180,6 +182,11 @@ def choose_crop(
     if longer < side:
         side, reason = longer, f"half of the images are no longer than {longer} pixels"
     return max(16, -(-side // step) * step), f"{reason}; a multiple of {step}"
+
+
+def _has_surroundings(classes: Classes) -> bool:
+    """Whether what something is shows by what is around it: several kinds of stuff."""
+    return sum(spec.kind == "stuff" for spec in classes) > 1
 
 
 def choose_depth(wanted: tuple[int, str], crop: int) -> tuple[int, str]:
