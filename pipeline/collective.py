@@ -58,9 +58,11 @@ class _Sum(torch.autograd.Function):
 
 
 def share_out(
-    inputs: Sequence[Tensor], compute: Callable[[Tensor], Tensor], costs: Sequence[float]
+    inputs: Sequence[Tensor],
+    compute: Callable[[Sequence[Tensor]], Sequence[Tensor]],
+    costs: Sequence[float],
 ) -> list[Tensor]:
-    """`compute` of each tensor, each by one worker for all of them; it keeps the shape.
+    """`compute` of all tensors, each by one worker for all of them; it keeps their shapes.
 
     The inputs are the same in all workers. No gradients flow through.
 
@@ -69,12 +71,12 @@ def share_out(
     """
     rank, world = rank_and_world()
     if world == 1:
-        return [compute(one) for one in inputs]
+        return list(compute(inputs))
     owners = _owners(costs, world)
-    outputs = [
-        compute(one) if owner == rank else torch.empty_like(one)
-        for one, owner in zip(inputs, owners, strict=True)
-    ]
+    outputs = [torch.empty_like(one) for one in inputs]
+    mine = [number for number, owner in enumerate(owners) if owner == rank]
+    for number, found in zip(mine, compute([inputs[n] for n in mine]), strict=True):
+        outputs[number] = found
     for sender in range(world):
         parts = [one for one, owner in zip(outputs, owners, strict=True) if owner == sender]
         if not parts:

@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tifffile
+import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pipeline.records import VOID
+from pipeline.methods.base import Method
+from pipeline.records import VOID, Label
 
 H, W = 24, 30
 Truth = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -198,3 +200,9 @@ WRITERS: dict[str, Callable[[Path], Truth]] = {
     "cityscapes": write_cityscapes,
     "manifest": write_manifest,
 }
+
+
+def targets_of(method: Method, label: Label) -> dict[str, torch.Tensor]:
+    """What a method's heads should say for one image, as a batch of one."""
+    maps = (torch.from_numpy(one)[None] for one in (label.semantic, label.instances))
+    return method.targets(*maps)

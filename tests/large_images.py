@@ -35,6 +35,7 @@ from pipeline.tables.growing import growing_shard
 from pipeline.tables.masks import decode_tiles
 from pipeline.tables.shard import Provenance, commit_shard
 from pipeline.tables.spec import DatasetSpec
+from tests.label_sets import targets_of
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def imagined_maps(method: Method, label: Label, seed: int) -> Maps:
     """Maps of a network that is right about `label`, but for noise and gaps."""
     rng = np.random.default_rng(seed)
     shape = label.semantic.shape
-    targets = {name: torch.from_numpy(t)[None] for name, t in method.targets(label).items()}
+    targets = targets_of(method, label)
     channels = torch.arange(len(method.classes))[None, :, None, None]
     certain = (targets["semantic"][:, None] == channels) * 3.0
     noise = cv2.GaussianBlur(rng.normal(0, 9, (*shape, len(method.classes))), (0, 0), 2.5)

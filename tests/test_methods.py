@@ -15,11 +15,12 @@ from pipeline.methods.losses import semantic_loss
 from pipeline.metrics import match_objects
 from pipeline.records import VOID, Label
 from pipeline.synthetic import CLASSES, make_scene
+from tests.label_sets import targets_of
 
 
 def perfect_outputs(method: Method, label: Label) -> dict[str, torch.Tensor]:
     """Logits of a network that makes no mistake on `label`."""
-    targets = {name: torch.from_numpy(t)[None] for name, t in method.targets(label).items()}
+    targets = targets_of(method, label)
     channels = torch.arange(len(method.classes))[None, :, None, None]
     outputs = {"semantic": (targets["semantic"][:, None] == channels) * 20.0}
     if "offset" in method.heads:
@@ -97,8 +98,7 @@ def test_void_pixels_do_not_change_the_loss(name: str) -> None:
     semantic = label.semantic.copy()
     semantic[:, 24:] = VOID
     method = build_method(MethodSettings(name=name), CLASSES)
-    part = method.targets(Label(semantic, label.instances))
-    targets = {key: torch.from_numpy(t)[None] for key, t in part.items()}
+    targets = targets_of(method, Label(semantic, label.instances))
     outputs = {h: torch.randn(1, k, 48, 48) for h, k in method.heads.items()}
     changed = {h: t.clone() for h, t in outputs.items()}
     for tensor in changed.values():
@@ -174,7 +174,7 @@ def test_a_small_objects_error_counts_as_a_share_of_its_size() -> None:
         instances = np.zeros((48, 48), np.int32)
         instances[8 : 8 + side, 8 : 8 + side] = 1
         label = Label(np.where(instances > 0, 2, 0).astype(np.uint8), instances)
-        targets = {name: torch.from_numpy(t)[None] for name, t in method.targets(label).items()}
+        targets = targets_of(method, label)
         outputs = perfect_outputs(method, label)
         right = method.loss(outputs, targets)
         outputs["offset"] = outputs["offset"] + error * 4 / method.reach

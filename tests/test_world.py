@@ -1,7 +1,7 @@
 """The number of workers changes how fast a training is, and nothing else; nor does a stop."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -116,9 +116,9 @@ def share_numbers(rank: int, folder: Path) -> None:
     """Double the numbers 1 to 7, each of which costs what it is."""
     mine = []
 
-    def double(number: torch.Tensor) -> torch.Tensor:
-        mine.append(float(number[0]))
-        return 2 * number
+    def double(numbers: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        mine.extend(float(number[0]) for number in numbers)
+        return [2 * number for number in numbers]
 
     numbers = [torch.full((n,), float(n)) for n in range(1, 8)]
     found = share_out(numbers, double, costs=list(range(1, 8)))

@@ -25,7 +25,6 @@ from pipeline.records import (
     VOID,
     Classes,
     InstanceMap,
-    Label,
     Maps,
     Segmentation,
     SemanticMap,
@@ -54,8 +53,13 @@ class Method(ABC):
         """Head → number of output channels."""
 
     @abstractmethod
-    def targets(self, label: Label) -> dict[str, NDArray[np.generic]]:
-        """What the heads should say for a label: name → (H, W)."""
+    def targets(self, semantic: Tensor, instances: Tensor) -> dict[str, Tensor]:
+        """What the heads should say: name → (B, H, W), on the device of the labels.
+
+        Args:
+            semantic: (B, H, W) class ids, or VOID.
+            instances: (B, H, W) int32 ids of objects, each image's its own; 0 for none.
+        """
 
     @abstractmethod
     def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
@@ -141,10 +145,10 @@ def to_byte(probability: Tensor) -> Tensor:
     return (probability * 255).round_().to(torch.uint8)
 
 
-def class_lookup(classes: Classes) -> NDArray[np.uint8]:
-    """(256,) class id → output channel; ids that are no class become VOID."""
-    table = np.full(256, VOID, np.uint8)
-    table[[spec.id for spec in classes]] = np.arange(len(classes))
+def class_lookup(classes: Classes) -> Tensor:
+    """(256,) class id → output channel, uint8; ids that are no class become VOID."""
+    table = torch.full((256,), VOID, dtype=torch.uint8)
+    table[[spec.id for spec in classes]] = torch.arange(len(classes), dtype=torch.uint8)
     return table
 
 

@@ -15,7 +15,6 @@ Legend: B batch, H height, W width, K classes, P foreground pixels. Offsets are 
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -25,8 +24,9 @@ from torch import Tensor
 from pipeline.collective import sum_over_workers
 from pipeline.methods.base import Ballot, Method, class_lookup, to_byte
 from pipeline.methods.losses import semantic_loss
+from pipeline.methods.shapes import ObjectPixels, edge_distance, middle_offsets, radii
 from pipeline.methods.voting import Reach, label_votes
-from pipeline.records import VOID, InstanceMap, Label, Maps
+from pipeline.records import VOID, InstanceMap, Maps
 
 _UNITS = 4  # the network's 1 is a quarter of the reach, so that common offsets are of its order
 _EXACT = 0.1  # of the object's radius, below which an error counts by its square
@@ -57,16 +57,17 @@ class InstanceMethod(Method):
         """Pixels that an offset spans at most."""
         return float(self.settings.reach or 64)
 
-    def targets(self, label: Label) -> dict[str, NDArray[np.generic]]:
-        semantic = class_lookup(self.classes)[label.semantic]
-        offset = offset_target(label.instances) * np.float32(_UNITS / self.reach)
-        radius = radii(label.instances) * np.float32(_UNITS / self.reach)
-        inside = (label.instances > 0) & (semantic != VOID)
+    def targets(self, semantic: Tensor, instances: Tensor) -> dict[str, Tensor]:
+        channel = class_lookup(self.classes).to(semantic.device)[semantic.long()]
+        pixels, unit = ObjectPixels.find(instances), self.reach / _UNITS
+        offset_y, offset_x = middle_offsets(pixels, edge_distance(instances))
+        radius = radii(pixels).clamp_min(_LEAST_RADIUS) / unit
+        inside = (instances > 0) & (channel != VOID)
         return {
-            "semantic": semantic,
-            "offset_y": offset[0],
-            "offset_x": offset[1],
-            "sharpness": np.where(inside, 1 / radius, 0).astype(np.float32),
+            "semantic": channel,
+            "offset_y": offset_y / unit,
+            "offset_x": offset_x / unit,
+            "sharpness": torch.where(inside, 1 / radius, 0),
         }
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
@@ -121,49 +122,6 @@ class InstanceMethod(Method):
 
     def _foreground(self, maps: Maps) -> NDArray[np.bool_]:
         return maps["foreground"] >= round(self.settings.foreground_threshold * 255)
-
-
-def offset_target(instances: InstanceMap) -> NDArray[np.float32]:
-    """(2, H, W) pixels from each pixel to the middle of its object; 0 outside of objects.
-
-    The middle is the mean of the object's pixels, the deep ones counting more, so that it lies
-    inside of bent objects too, or close to them.
-    """
-    offset = np.zeros((2, *instances.shape), np.float32)
-    inside = np.nonzero(instances)  # most pixels are not, and need no sums
-    owner = instances[inside]
-    depth = edge_distance(instances)[inside]
-    n = int(owner.max(initial=0)) + 1
-    deepest = np.zeros(n, np.float32)
-    np.maximum.at(deepest, owner, depth)
-    weight = (depth / np.maximum(deepest, 1e-6)[owner]).astype(np.float64) ** 2
-    total = np.maximum(np.bincount(owner, weight, n), 1e-9)
-    for way, axis in zip(offset, inside, strict=True):
-        middle = np.bincount(owner, weight * axis, n) / total
-        way[inside] = middle[owner] - axis
-    return offset
-
-
-def radii(instances: InstanceMap) -> NDArray[np.float32]:
-    """(H, W) radius in pixels of the disc that has the area of each pixel's object."""
-    areas = np.bincount(instances.ravel())
-    return np.maximum(np.sqrt(areas / np.pi), _LEAST_RADIUS).astype(np.float32)[instances]
-
-
-def edge_distance(instances: InstanceMap) -> NDArray[np.float32]:
-    """(H, W) distance in pixels to the nearest pixel of another object or none; 0 outside.
-
-    The image's border is no edge: an object that it cuts goes on behind it.
-    """
-    ids = instances.astype(np.float32)
-    kernel = np.ones((3, 3), np.uint8)
-    edge = cv2.dilate(ids, kernel) != cv2.erode(ids, kernel)
-    inside = ((instances > 0) & ~edge).astype(np.uint8)
-    if edge.any() or (instances == 0).any():
-        distance = cv2.distanceTransform(inside, cv2.DIST_L2, 5)
-    else:
-        distance = np.full(instances.shape, float(max(instances.shape)), np.float32)
-    return np.where(instances > 0, distance + 1, 0).astype(np.float32)
 
 
 def _offset_loss(guess: Tensor, truth: Tensor, sharpness: Tensor) -> Tensor:

@@ -39,10 +39,7 @@ def semantic_loss(logits: Tensor, target: Tensor, settings: MethodSettings) -> T
     if settings.focal > 0:
         entropy = entropy * (1 - right).clamp_min(0) ** settings.focal
     said = (likelihoods.exp() * valid.unsqueeze(1)).sum((0, 2, 3))
-    # One by one, in double: a float32 would stop to notice pixels before a large batch's last.
-    hit = said.new_zeros(classes, dtype=torch.double)
-    hit = hit.scatter_add(0, truth.flatten(), right.flatten().double()).float()
-    areas = truth[valid].bincount(minlength=classes).float()
+    hit, areas = _sums_by_class(torch.stack([right, valid.float()]), truth, classes)
     sums = sum_over_workers(torch.cat([entropy.sum()[None], areas, hit, said]))
     total, (areas, hit, said) = sums[0], sums[1:].view(3, classes)
     missed, false = areas - hit, said - hit
@@ -53,3 +50,14 @@ def semantic_loss(logits: Tensor, target: Tensor, settings: MethodSettings) -> T
     # Without a labelled pixel anywhere all of this is zero, and so are the gradients.
     loss: Tensor = total / (areas @ weights).clamp_min(1e-6) + present.max() - mean_overlap
     return loss
+
+
+def _sums_by_class(values: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """(V, B, H, W) values of the pixels of (B, H, W) channels → (V, K) sums over each class.
+
+    A row of pixels at a time: a float32 would stop to notice pixels before a large batch's last,
+    and a GPU adds one by one what goes to one place.
+    """
+    rows = truth.flatten(0, 1).expand(len(values), -1, -1)
+    sums = values.new_zeros(*rows.shape[:2], classes)
+    return sums.scatter_add(2, rows, values.flatten(1, 2)).sum(1, dtype=torch.double).float()

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.methods.base import Ballot, Method, class_lookup, to_byte
 from pipeline.methods.components import connected_components, drop_small
 from pipeline.methods.losses import semantic_loss
-from pipeline.records import InstanceMap, Label, Maps, thing_ids
+from pipeline.records import InstanceMap, Maps, thing_ids
 
 
 class SemanticMethod(Method):
@@ -26,8 +26,8 @@ class SemanticMethod(Method):
     def heads(self) -> dict[str, int]:
         return {"semantic": len(self.classes)}
 
-    def targets(self, label: Label) -> dict[str, NDArray[np.generic]]:
-        return {"semantic": class_lookup(self.classes)[label.semantic]}
+    def targets(self, semantic: Tensor, instances: Tensor) -> dict[str, Tensor]:
+        return {"semantic": class_lookup(self.classes).to(semantic.device)[semantic.long()]}
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
         return semantic_loss(outputs["semantic"], targets["semantic"], self.settings)

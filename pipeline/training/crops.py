@@ -44,6 +44,16 @@ class Batch:
     targets: dict[str, Tensor]
     """name → (B, S, S)."""
 
+    def claim(self) -> None:
+        """Keep the memory until the work that the current stream is given from here on is done.
+
+        Where another stream made the batch, that one would take it back as soon as nobody here
+        holds the batch, while the GPU may still be reading it.
+        """
+        for tensor in (self.images, *self.targets.values()):
+            if tensor.is_cuda:
+                tensor.record_stream(torch.cuda.current_stream(tensor.device))
+
 
 @dataclass(frozen=True)
 class Pick:
@@ -201,48 +211,58 @@ class CropSource:
             )
             for window in windows
         ]
-        pixels, labels = self._look(windows)
+        pixels, semantic, instances = self._look(windows)
         images = change_intensity(self._normalize(pixels, windows), changes)
         return Batch(
             images=images.contiguous(memory_format=torch.channels_last),
-            targets=self._targets(labels),
+            targets=self.method.targets(semantic, instances),
         )
 
-    def _look(self, windows: list[Window]) -> tuple[Tensor, NDArray[np.int32]]:
-        """(B, C, S, S) values as in the files, and (B, 2, S, S) classes and instances.
+    def _look(self, windows: list[Window]) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, S, S) values as in the files, and (B, S, S) classes and instances.
 
-        Crops that are not warped need no interpolation, nor a grid to look up their pixels by.
+        Crops that are not warped need no interpolation, nor a grid to look up their pixels by: on a
+        CPU, that is; a GPU rather looks at all alike.
         """
-        pixels = torch.empty(len(windows), self.channels, self.crop, self.crop, device=self.device)
-        labels = np.empty((len(windows), 2, self.crop, self.crop), np.int32)
+        batch, side, device = len(windows), self.crop, self.device
+        pixels = torch.empty(batch, self.channels, side, side, device=device)
+        semantic = torch.empty(batch, side, side, dtype=torch.uint8, device=device)
+        instances = torch.empty(batch, side, side, dtype=torch.int32, device=device)
         warped = []
         for place, window in enumerate(windows):
-            if not is_plain(window.geometry):
+            label, geometry = window.label, window.geometry
+            if device.type != "cpu" or not is_plain(geometry):
                 warped.append(place)
                 continue
-            seen = cut_plain(window.pixels, window.geometry, self.crop)
-            values = match_channels(seen, self.channels).astype(np.float32)
-            pixels[place] = torch.from_numpy(values).movedim(-1, 0)
-            labels[place, 0] = cut_plain(window.label.semantic, window.geometry, self.crop)
-            labels[place, 1] = cut_plain(window.label.instances, window.geometry, self.crop)
+            seen = match_channels(cut_plain(window.pixels, geometry, side), self.channels)
+            pixels[place] = torch.from_numpy(seen.astype(np.float32)).movedim(-1, 0)
+            semantic[place] = torch.from_numpy(cut_plain(label.semantic, geometry, side))
+            instances[place] = torch.from_numpy(cut_plain(label.instances, geometry, side))
         if warped:
             some = [windows[place] for place in warped]
             sizes = [window.label.semantic.shape for window in some]
-            grid = sampling_grid([w.geometry for w in some], sizes, self.crop, self.device)
-            pixels[warped] = sample_linear(self._stack_pixels(some), grid)
-            found = sample_nearest(_stack_labels(some).to(self.device), grid)
-            labels[warped] = found.cpu().numpy()
-        return pixels, labels
+            grid = sampling_grid([w.geometry for w in some], sizes, side, device)
+            self._look_linear(some, grid, pixels, warped)
+            for whole, planes in (
+                (semantic, [w.label.semantic for w in some]),
+                (instances, [w.label.instances for w in some]),
+            ):
+                whole[warped] = sample_nearest(_stack(planes, device).unsqueeze(1), grid).squeeze(1)
+        return pixels, semantic, instances
 
-    def _stack_pixels(self, windows: list[Window]) -> Tensor:
-        """(B, C, H, W) as in the files, of the largest window's size; the others end sooner."""
-        height, width = (max(w.pixels.shape[axis] for w in windows) for axis in (0, 1))
-        stacked = torch.zeros(len(windows), self.channels, height, width)
-        for plane, window in zip(stacked, windows, strict=True):
-            h, w = window.pixels.shape[:2]
-            pixels = match_channels(window.pixels, self.channels).astype(np.float32)
-            plane[:, :h, :w] = torch.from_numpy(pixels).movedim(-1, 0)
-        return stacked.to(self.device)
+    def _look_linear(
+        self, windows: list[Window], grid: Tensor, pixels: Tensor, places: list[int]
+    ) -> None:
+        """Interpolate windows into `pixels` at `places`; gray ones are repeated only there."""
+        fitting = [
+            one.pixels if one.pixels.shape[-1] == 1 else match_channels(one.pixels, self.channels)
+            for one in windows
+        ]
+        for channels in {one.shape[-1] for one in fitting}:
+            alike = [number for number, one in enumerate(fitting) if one.shape[-1] == channels]
+            stacked = _stack([fitting[number] for number in alike], self.device)
+            seen = sample_linear(stacked.movedim(-1, 1).float(), grid[alike])
+            pixels[[places[number] for number in alike]] = seen.expand(-1, self.channels, -1, -1)
 
     def _normalize(self, pixels: Tensor, windows: list[Window]) -> Tensor:
         """As `images.normalize.normalize`, a batch at a time and in place."""
@@ -256,23 +276,19 @@ class CropSource:
         values = pixels.sub_(low).mul_(torch.where(span > 0, 1 / span, 0))
         return values.nan_to_num_(0.0, 3.0, -1.0).clamp_(-1, 3)
 
-    def _targets(self, labels: NDArray[np.int32]) -> dict[str, Tensor]:
-        found = [self.method.targets(Label(one[0].astype(np.uint8), one[1])) for one in labels]
-        return {
-            name: torch.from_numpy(np.stack([one[name] for one in found])).to(self.device)
-            for name in found[0]
-        }
 
-
-def _stack_labels(windows: list[Window]) -> Tensor:
-    """(B, 2, H, W) int32: classes and instances."""
-    height, width = (max(w.label.semantic.shape[axis] for w in windows) for axis in (0, 1))
-    stacked = torch.zeros(len(windows), 2, height, width, dtype=torch.int32)
-    for plane, window in zip(stacked, windows, strict=True):
-        h, w = window.label.semantic.shape
-        plane[0, :h, :w] = torch.from_numpy(window.label.semantic.astype(np.int32))
-        plane[1, :h, :w] = torch.from_numpy(window.label.instances.astype(np.int32))
-    return stacked
+def _stack(arrays: Sequence[NDArray[np.generic]], device: torch.device) -> Tensor:
+    """(H, W, …) arrays → (B, H, W, …), as large as the largest; zeros follow where one ends."""
+    size = [max(array.shape[axis] for array in arrays) for axis in (0, 1)]
+    shape = (len(arrays), *size, *arrays[0].shape[2:])
+    dtype = torch.from_numpy(np.empty(0, np.result_type(*arrays))).dtype
+    # From pinned memory a GPU fetches by itself.
+    stacked = torch.empty(shape, dtype=dtype, pin_memory=device.type == "cuda")
+    for plane, array in zip(stacked.numpy(), arrays, strict=True):
+        height, width = array.shape[:2]
+        plane[:height, :width] = array
+        plane[height:], plane[:height, width:] = 0, 0
+    return stacked.to(device, non_blocking=True)
 
 
 def _draw_focus(

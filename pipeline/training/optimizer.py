@@ -10,8 +10,8 @@ for all parameters is one state to save and one schedule to follow.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Callable, Iterable, Sequence
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -76,62 +76,85 @@ class Muon(torch.optim.Optimizer):
         assert closure is None
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
             changes = self._matrix_changes if group["is_matrix"] else self._plain_changes
-            for weight, change in zip(weights, changes(weights), strict=True):
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(change, alpha=-group["lr"])
+            moved = changes(weights)
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(weights, moved, alpha=-group["lr"])
         return None
 
     def _matrix_changes(self, weights: list[Tensor]) -> list[Tensor]:
-        ahead = [self._look_ahead(weight, self.state[weight]).flatten(1) for weight in weights]
-        matrices = share_out(ahead, orthogonal, [_cost(matrix) for matrix in ahead])
-        return [
-            matrix.view(weight.shape) * (_LENGTH * math.sqrt(max(matrix.shape)))
-            for weight, matrix in zip(weights, matrices, strict=True)
-        ]
-
-    def _look_ahead(self, weight: Tensor, state: dict[str, Any]) -> Tensor:
-        """Nesterov's momentum."""
-        momentum = state.setdefault("momentum", torch.zeros_like(weight))
-        momentum.lerp_(weight.grad, 1 - _MOMENTUM)
-        ahead: Tensor = weight.grad.lerp(momentum, _MOMENTUM)  # type: ignore[union-attr]
-        return ahead
+        """Momentum as of Nesterov, all of whose directions are alike."""
+        momenta, gradients = self._kept("momentum", weights), _gradients(weights)
+        torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
+        matrices = [one.flatten(1) for one in ahead]
+        found = share_out(matrices, orthogonal, [_cost(matrix) for matrix in matrices])
+        torch._foreach_mul_(found, [_LENGTH * math.sqrt(max(one.shape)) for one in found])
+        return [one.view(weight.shape) for one, weight in zip(found, weights, strict=True)]
 
     def _plain_changes(self, weights: list[Tensor]) -> list[Tensor]:
-        return [self._plain_change(weight, self.state[weight]) for weight in weights]
+        """AdamW's."""
+        means, squares = self._kept("mean", weights), self._kept("square", weights)
+        counts, gradients = [self.state[weight] for weight in weights], _gradients(weights)
+        for count in counts:
+            count["step"] = count.get("step", torch.zeros(())) + 1
+        steps = [float(count["step"]) for count in counts]
+        torch._foreach_lerp_(means, gradients, 1 - _BETAS[0])
+        torch._foreach_mul_(squares, _BETAS[1])
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - _BETAS[1])
+        spreads = torch._foreach_div(squares, [1 - _BETAS[1] ** step for step in steps])
+        torch._foreach_sqrt_(spreads)
+        torch._foreach_add_(spreads, _EPSILON)
+        changes = torch._foreach_div(means, [1 - _BETAS[0] ** step for step in steps])
+        torch._foreach_div_(changes, spreads)
+        return list(changes)
 
-    def _plain_change(self, weight: Tensor, state: dict[str, Any]) -> Tensor:
-        if not state:
-            state["step"] = torch.zeros(())
-            state["mean"], state["square"] = torch.zeros_like(weight), torch.zeros_like(weight)
-        state["step"] += 1
-        step = float(state["step"])
-        state["mean"].lerp_(weight.grad, 1 - _BETAS[0])
-        state["square"].mul_(_BETAS[1]).addcmul_(weight.grad, weight.grad, value=1 - _BETAS[1])
-        spread = (state["square"] / (1 - _BETAS[1] ** step)).sqrt_().add_(_EPSILON)
-        change: Tensor = state["mean"] / (1 - _BETAS[0] ** step) / spread
-        return change
+    def _kept(self, name: str, weights: list[Tensor]) -> list[Tensor]:
+        """What is remembered of each weight between steps, zeros at first."""
+        for weight in weights:
+            if name not in self.state[weight]:
+                self.state[weight][name] = torch.zeros_like(weight)
+        return [self.state[weight][name] for weight in weights]
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """(M, N) → the same directions with all singular values near 1, by Newton and Schulz.
+def _gradients(weights: list[Tensor]) -> list[Tensor]:
+    return [weight.grad for weight in weights if weight.grad is not None]
+
+
+def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """(M, N) each → the same directions with all singular values near 1, by Newton and Schulz.
 
     Each iteration multiplies by a polynomial of the small matrix of inner products, which the
     polynomial changes in turn: the large matrix is needed at the beginning and at the end only.
+    Small matrices of one size go through the iterations together.
     """
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.mT if tall else matrix
-    x = x / x.norm().clamp_min(1e-7)
-    inner = x @ x.mT
-    one = torch.eye(len(inner), device=x.device, dtype=x.dtype)
+    if not matrices:
+        return []
+    wide = [one.mT if one.shape[0] > one.shape[1] else one for one in matrices]
+    lengths = list(torch._foreach_clamp_min(torch._foreach_norm(wide), 1e-7))
+    wide = list(torch._foreach_div(wide, lengths))
+    found: list[Tensor] = [torch.empty(0)] * len(wide)
+    for side in {len(one) for one in wide}:
+        alike = [number for number, one in enumerate(wide) if len(one) == side]
+        whole = _polynomial(torch.stack([wide[n] @ wide[n].mT for n in alike]))
+        for number, factor in zip(alike, whole, strict=True):
+            turned = matrices[number].shape[0] > side
+            found[number] = (factor @ wide[number]).mT if turned else factor @ wide[number]
+    return found
+
+
+def _polynomial(inner: Tensor) -> Tensor:
+    """(B, M, M) inner products of matrices → what makes these orthogonal, to multiply them by."""
+    one = torch.eye(inner.shape[-1], device=inner.device, dtype=inner.dtype)
     a, b, c = _QUINTIC
-    whole = factor = a * one + b * inner + c * inner @ inner
+    whole = factor = torch.baddbmm(a * one + b * inner, inner, inner, alpha=c)
     for _ in range(_ITERATIONS - 1):
         inner = factor @ inner @ factor
-        factor = a * one + b * inner + c * inner @ inner
+        factor = torch.baddbmm(a * one + b * inner, inner, inner, alpha=c)
         whole = factor @ whole
-    found: Tensor = whole @ x
-    return found.mT if tall else found
+    return whole
 
 
 def _cost(matrix: Tensor) -> float:
