@@ -42,7 +42,7 @@ class ObjectPixels:
         images = places.div(instances[0].numel(), rounding_mode="floor")
         owners, objects = flat[places] + images * ids, len(instances) * ids
         if objects > len(flat):  # crops of an image with very many objects
-            found, owners = owners.unique(return_inverse=True)
+            found, owners = torch.unique(owners, return_inverse=True)
             objects = len(found)
         return cls(instances.shape, places, owners, objects)
 
