@@ -6,16 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from jobs import evaluate, predict, train
 from pipeline.config import (
+    ConfiguredSettings,
     EvaluateSettings,
     MethodSettings,
     NetworkSettings,
     PredictSettings,
     TrainSettings,
 )
-from pipeline.errors import DataError
+from pipeline.distributed.train_worker import explained_memory
+from pipeline.errors import DataError, SettingsError
 from pipeline.evaluation import evaluate as measure
 from pipeline.labels import open_data
 from pipeline.models.bundle import load_spec
@@ -136,6 +139,13 @@ def test_semantic_training_on_two_workers(annotated: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_a_gpu_that_is_too_small_for_a_step_is_one_line() -> None:
+    settings = ConfiguredSettings(data="any", output="any", channels=3, batch_size=64, crop=256)
+    said = pytest.raises(SettingsError, match=r"batch_size: 64 crops of 256 .* --accumulate$")
+    with said, explained_memory(settings):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4 GiB")
+
+
 def test_a_damaged_label_stops_training_with_one_line(tmp_path: Path) -> None:
     write_annotated(str(tmp_path / "data"), [(40, 40)] * 4, ["train"] * 3 + ["val"], seed=0)
     bad = tmp_path / "data/labels/scene-0001.png"

@@ -1,7 +1,8 @@
 """One of the processes that train: runs in a Ray Train worker, on its share of each batch."""
 
+import contextlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from pipeline.config import ConfiguredSettings
 from pipeline.distributed.mailbox import StepReporter, deliver
 from pipeline.distributed.samples import from_table
 from pipeline.distributed.streaming import StreamedSamples
+from pipeline.errors import SettingsError
 from pipeline.methods import build_method
 from pipeline.models.bundle import BundleSpec
 from pipeline.models.unet import UNet
@@ -55,6 +57,28 @@ class TrainJob:
 def train_worker(config: dict[str, Any]) -> None:
     """Train to the end, or until told to stop."""
     job: TrainJob = config["job"]
+    with explained_memory(job.settings):
+        _train(job)
+
+
+@contextlib.contextmanager
+def explained_memory(settings: ConfiguredSettings) -> Iterator[None]:
+    """Say what to do where a GPU's memory is too small for a step.
+
+    Raises:
+        SettingsError: instead of PyTorch's own error.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise SettingsError(
+            f"setting batch_size: {settings.batch_size} crops of {settings.crop} pixels a step, in "
+            f"{settings.accumulate} parts, are too many for the memory of the GPU: give fewer, or "
+            "a larger --accumulate"
+        ) from error
+
+
+def _train(job: TrainJob) -> None:
     settings, spec = job.settings, job.spec
     torch.set_num_threads(job.threads)
     torch.manual_seed(settings.seed)
