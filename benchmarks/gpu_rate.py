@@ -17,6 +17,7 @@ from itertools import cycle, islice
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks._bare import bare_step
 from pipeline.config import ConfiguredSettings
 from pipeline.labels import open_data, read_sample
 from pipeline.methods import build_method
@@ -67,15 +68,7 @@ def loop_seconds(
     turns = cycle(batches)
 
     def step() -> None:
-        batch = next(turns)
-        with torch.autocast("cuda", torch.bfloat16):
-            outputs = network(batch.images)
-        loss = method.loss(outputs, batch.targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        float(loss.detach())
+        bare_step(network, optimizer, method, next(turns), torch.bfloat16)
 
     seconds_each(step, _WARM_UP)
     found = seconds_each(step, _STEPS)

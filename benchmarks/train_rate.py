@@ -15,6 +15,7 @@ from itertools import cycle, islice
 
 import torch
 
+from benchmarks._bare import bare_step
 from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings, TrainSettings
 from pipeline.distributed.session import ray_session
 from pipeline.distributed.train import train_bundle
@@ -35,6 +36,7 @@ _WARM_UP = 3  # steps
 def run_loop(settings: TrainSettings) -> float:
     """Megapixels a second of a bare loop in one process."""
     torch.manual_seed(0)
+    device = pick_device()
     data = open_data(settings.data, val_fraction=settings.val_fraction)
     samples = [read_sample(image, data.classes, data.void) for image in data.split("train")]
     channels = settings.channels
@@ -47,12 +49,10 @@ def run_loop(settings: TrainSettings) -> float:
         augment=settings.augment,
         sampling=settings.sampling,
         seed=settings.seed,
-        device=torch.device("cpu"),
+        device=device,
     )
     batches = list(source.batches(1, _IN_MEMORY, settings.batch_size, 0, 1))
-    device = pick_device()
     dtype = pick_dtype(settings.precision, device)
-    reduced = dtype == torch.bfloat16
     network = UNet(settings.network, channels, method.heads).to(device)
     network = network.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(network, settings.optimizer)
@@ -61,16 +61,7 @@ def run_loop(settings: TrainSettings) -> float:
     for batch in islice(cycle(batches), 1_000_000):
         if steps == _WARM_UP:
             started = time.perf_counter()
-        images = batch.images.to(device)
-        targets = {name: target.to(device) for name, target in batch.targets.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
-            outputs = network(images)
-        loss = method.loss(outputs, targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        float(loss.detach())
+        bare_step(network, optimizer, method, batch, dtype)
         steps += 1
         if time.perf_counter() - started > settings.max_minutes * 60 and steps > _WARM_UP:
             break

@@ -105,6 +105,17 @@ def test_a_recorded_network_learns_as_it_would() -> None:
             assert torch.equal(out, plain.eval()(odd)[name])
 
 
+def test_recording_leaves_no_trace_in_the_statistics_of_a_batch() -> None:
+    settings = NetworkSettings(depth=2, width=8, full_resolution="full", norm="batch")
+    network = UNet(settings, 3, {"semantic": 4}).to(CUDA).to(memory_format=torch.channels_last)
+    network(torch.rand(2, 3, SIDE, SIDE, device=CUDA) + 3)
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    Recorded(network, (2, 3, SIDE, SIDE), torch.float32)
+    assert before
+    for name, buffer in network.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("norm", ["weight", "batch"])
 @pytest.mark.parametrize("ema", [0.0, 0.9])

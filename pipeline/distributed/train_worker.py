@@ -83,8 +83,9 @@ def _train(job: TrainJob) -> None:
     torch.set_num_threads(job.threads)
     torch.manual_seed(settings.seed)
     device = pick_device()
-    # The optimiser's own matrices: of the ten bits that TF32 keeps it needs fewer.
-    torch.backends.cuda.matmul.allow_tf32 = True
+    if device.type == "cuda":
+        # The optimiser's own matrices: of the ten bits that TF32 keeps it needs fewer.
+        torch.backends.cuda.matmul.allow_tf32 = True
     method = build_method(spec.method, spec.classes)
     network = build_network(spec)
     source = CropSource(

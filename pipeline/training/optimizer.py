@@ -97,10 +97,10 @@ class Muon(torch.optim.Optimizer):
     def _plain_changes(self, weights: list[Tensor]) -> list[Tensor]:
         """AdamW's."""
         means, squares = self._kept("mean", weights), self._kept("square", weights)
-        counts, gradients = [self.state[weight] for weight in weights], _gradients(weights)
-        for count in counts:
-            count["step"] = count.get("step", torch.zeros(())) + 1
-        steps = [float(count["step"]) for count in counts]
+        gradients = _gradients(weights)
+        for weight in weights:
+            self.state[weight].setdefault("step", torch.zeros(())).add_(1)
+        steps = [float(self.state[weight]["step"]) for weight in weights]
         torch._foreach_lerp_(means, gradients, 1 - _BETAS[0])
         torch._foreach_mul_(squares, _BETAS[1])
         torch._foreach_addcmul_(squares, gradients, gradients, 1 - _BETAS[1])

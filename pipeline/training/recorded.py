@@ -31,12 +31,15 @@ class Recorded(nn.Module):
         self.network = network.train()
         device = next(network.parameters()).device
         sample = torch.zeros(shape, device=device).contiguous(memory_format=torch.channels_last)
+        kept = [buffer.clone() for buffer in network.buffers()]
         # The casts of weights are part of the recording: copies that autocast keeps would grow old.
         with (
             torch.backends.cudnn.flags(enabled=True, benchmark=True),
             torch.autocast("cuda", dtype, enabled=dtype != torch.float32, cache_enabled=False),
         ):
             torch.cuda.make_graphed_callables(self, (sample,), num_warmup_iters=_WARM_UP)
+        for buffer, before in zip(network.buffers(), kept, strict=True):
+            buffer.copy_(before)  # the statistics of a batch normalisation, which has seen zeros
         torch.cuda.empty_cache()  # the search for fast convolutions tries some that take gigabytes
         # It was recorded in a stream of its own, which has nothing to do with those that it is
         # repeated in.
