@@ -1,5 +1,7 @@
 """The thresholds of decoding, chosen when training is over."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
@@ -14,10 +16,12 @@ from pipeline.methods import build_method
 from pipeline.methods.base import Method
 from pipeline.metrics import Reliability
 from pipeline.models.unet import UNet
+from pipeline.predicting.predictor import Predictor
 from pipeline.records import Label, Sample
 from pipeline.synthetic import CLASSES, make_scene
 from pipeline.training import tuning
-from pipeline.training.validation import validate
+from pipeline.training.reports import Validation
+from pipeline.training.validation import build_predictor, look, validate
 
 SCENES = [make_scene(48, 48, 6, seed) for seed in range(3)]
 SAMPLES = [Sample(str(i), scene.image, scene.label) for i, scene in enumerate(SCENES)]
@@ -37,10 +41,17 @@ def network_for(method: Method) -> UNet:
     return UNet(NetworkSettings(depth=1, width=4), 3, method.heads).eval()
 
 
-def tuned(given: MethodSettings, name: str = "instance") -> MethodSettings:
+def predictor_for(method: Method) -> Predictor:
+    return build_predictor(network_for(method), method, 3, settings_with(method.settings), *PLACE)
+
+
+def tuned(
+    given: MethodSettings, name: str = "instance", samples: Sequence[Sample] = SAMPLES
+) -> MethodSettings:
     method = build_method(given.model_copy(update={"name": name}), CLASSES)
-    network = network_for(method)
-    return tuning.tune_decoding(network, method, SAMPLES, 3, settings_with(given), *PLACE)
+    chosen = tuning.images_to_tune_on(method, [one.label.semantic.shape for one in samples])
+    seen = look(predictor_for(method), samples, chosen)
+    return tuning.tune_decoding(method, seen, given.model_fields_set)
 
 
 def test_the_best_thresholds_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,24 +76,22 @@ def test_thresholds_that_a_method_has_not_are_left_alone() -> None:
     assert best.model_dump(exclude=learned) == before.model_dump(exclude=learned)
 
 
-def ap_of(settings: MethodSettings) -> float:
+def validated(settings: MethodSettings) -> Validation:
     method = build_method(settings, CLASSES)
-    found = validate(network_for(method), method, SAMPLES, 3, settings_with(settings), *PLACE)
-    return found.validation.score
+    return validate(predictor_for(method), method, SAMPLES).validation
 
 
 def test_real_decodings_are_the_better_for_it() -> None:
     """Of a network that marks bright pixels, with a threshold that most of them do not reach."""
     before = MethodSettings(name="instance")
     best = tuned(MethodSettings())
-    assert ap_of(best) >= ap_of(before)
+    assert validated(best).score >= validated(before).score
 
 
 def objects_of(settings: MethodSettings) -> Reliability:
-    method = build_method(settings, CLASSES)
-    found = validate(network_for(method), method, SAMPLES, 3, settings_with(settings), *PLACE)
-    assert found.validation.figures.scores is not None
-    return found.validation.figures.scores
+    scores = validated(settings).figures.scores
+    assert scores is not None
+    return scores
 
 
 @pytest.mark.parametrize("name", ["instance", "semantic"])
@@ -97,11 +106,25 @@ def test_objects_are_right_as_often_as_their_scores_say(name: str) -> None:
 
 
 def test_objects_without_true_ones_keep_their_scores() -> None:
-    method = build_method(MethodSettings(name="semantic"), CLASSES)
     bare = [
         Sample(one.name, one.pixels, Label(one.label.semantic, np.zeros_like(one.label.instances)))
         for one in SAMPLES
     ]
-    settings = settings_with(method.settings)
-    best = tuning.tune_decoding(network_for(method), method, bare, 3, settings, *PLACE)
+    best = tuned(MethodSettings(), "semantic", bare)
     assert (best.score_slope, best.score_shift) == (1, 0)
+
+
+def test_many_images_are_tuned_on_by_an_even_part_of_them() -> None:
+    method = build_method(MethodSettings(name="instance"), CLASSES)
+    assert tuning.images_to_tune_on(method, [(1000, 1000)] * 7) == [0, 1, 2, 3, 4, 5, 6]
+    some = tuning.images_to_tune_on(method, [(1000, 1000)] * 401)
+    assert len(some) == 100
+    assert (some[0], some[-1]) == (0, 400)
+    assert set(np.diff(some)) <= {4, 5}
+    assert tuning.images_to_tune_on(method, [(20_000, 20_000)] * 3) == [0]
+
+
+def test_without_objects_there_is_nothing_to_tune_on() -> None:
+    method = build_method(MethodSettings(name="semantic"), CLASSES[:2])
+    assert tuning.images_to_tune_on(method, [(64, 64)] * 3) == []
+    assert tuning.tune_decoding(method, {}, set()) == method.settings

@@ -2,10 +2,11 @@
 streams that are read again in every epoch. Either way each image is read and measured once first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import pyarrow as pa
 from ray.data.dataset import MaterializedDataset
 
 from pipeline.config import ConfiguredSettings, TrainSettings
@@ -49,12 +50,14 @@ def load(data: AnnotatedData, settings: TrainSettings, resources: Resources) -> 
         for split, members in images.items()
         if members
     }
-    facts = [
-        table
-        for split in decoded.values()
-        for table in split.select_columns(["facts", "problem"]).iter_batches(
-            batch_size=None, batch_format="pyarrow"
-        )
-    ]
     everything = [image for members in images.values() for image in members]
+    facts = _facts(list(decoded.values()))
     return Loaded(summarise(data, everything, facts, settings.channels), decoded)
+
+
+def _facts(splits: Sequence[MaterializedDataset[Any]]) -> Iterable[pa.Table]:
+    """What was found in the images, without their pixels."""
+    if not splits:
+        return ()
+    columns = splits[0].union(*splits[1:]).select_columns(["facts", "problem"])
+    return cast(Iterable[pa.Table], columns.iter_batches(batch_size=None, batch_format="pyarrow"))

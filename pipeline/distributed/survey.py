@@ -24,7 +24,9 @@ from pipeline.survey.fingerprint import DataFingerprint
 from pipeline.survey.problems import Findings, find_problems
 from pipeline.survey.rules import Hardware
 
-_READ_TOGETHER = 8  # images a task; small, so that progress shows and memory stays low
+_READ_TOGETHER = 8  # images whose pixels are held at once, beside what the object store has
+_MOST_A_TASK = 64  # images; so that progress shows
+_TASKS_A_CORE = 4  # at least: the last ones leave few cores without work
 READ_CPUS = 0.25
 """Of a task that reads images. Training leaves as much of each node free: what a node has read and
 lost is read again while the workers hold the rest."""
@@ -137,15 +139,16 @@ def read_images(
     data_context()
     # Attributes are not needed to read, and an empty mapping is not a type that Arrow knows.
     items = [{"image": _without(asdict(image), "attributes")} for image in images]
-    blocks = -(-len(items) // _READ_TOGETHER)
-    cores = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    cores = max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+    # Ray Data looks ten times a second for what is done: small tasks would wait longer than work.
+    blocks = min(len(items), max(-(-len(items) // _MOST_A_TASK), _TASKS_A_CORE * cores))
     listed = ray.data.from_items(items, override_num_blocks=blocks)
     return listed.map_batches(
         partial(_read, classes=data.classes, void=data.void, keep_pixels=keep_pixels),
         batch_size=_READ_TOGETHER,
         batch_format="pyarrow",
         num_cpus=READ_CPUS,
-        concurrency=max(1, min(blocks, cores)),
+        concurrency=min(blocks, cores),
     )
 
 

@@ -29,10 +29,10 @@ from pipeline.training.loop import SaveDue, Training
 from pipeline.training.reports import Validation, save_validation
 from pipeline.training.samples import CachedSamples
 from pipeline.training.state import Snapshot, load_snapshot, save_snapshot
-from pipeline.training.tuning import tune_decoding
-from pipeline.training.validation import validate
+from pipeline.training.tuning import images_to_tune_on, tune_decoding
+from pipeline.training.validation import look, validate
 
-_TUNING = 4.0  # validations that tuning the decoding, and validating once more, take as long as
+_TUNING = 2.5  # validations that tuning the decoding takes as long as, and saving the bundle
 BUNDLE = "bundle"
 """Folder of the finished model in the last checkpoint."""
 
@@ -141,11 +141,12 @@ def _finish(training: Training, spec: BundleSpec) -> _Finished | None:
     network.load_state_dict(training.best)
     if training.settings.bundle_weights == "bfloat16":
         round_weights(network)
-    common = (training.validation, spec.channels, training.settings)
-    place = (training.device, training.dtype)
-    tuned = tune_decoding(network, training.method, *common, *place)
+    predictor, samples = training.predictor(network), training.validation
+    chosen = images_to_tune_on(training.method, _sizes(samples))
+    seen = look(predictor, samples, chosen)
+    tuned = tune_decoding(training.method, seen, training.settings.method.model_fields_set)
     method = build_method(tuned, spec.classes)
-    validation = validate(network, method, *common, *place).validation
+    validation = validate(predictor, method, samples, seen=seen).validation
     complete = spec.model_copy(update={"method": tuned, "metrics": validation.metrics})
     return _Finished(complete, network, validation)
 
@@ -190,3 +191,10 @@ def _samples(split: str) -> Sequence[Sample]:
     return sorted(
         (sample for table in batches for sample in from_table(table)), key=lambda s: s.name
     )
+
+
+def _sizes(samples: Sequence[Sample]) -> Sequence[tuple[int, ...]]:
+    """Height and width of each; those that are read again and again are not read for it."""
+    if isinstance(samples, StreamedSamples):
+        return samples.sizes
+    return [sample.label.semantic.shape for sample in samples]

@@ -25,6 +25,7 @@ from pipeline.memory import give_back_free_memory, peak_memory
 from pipeline.methods.base import Method
 from pipeline.models.unet import UNet
 from pipeline.predicting.engine import device_name
+from pipeline.predicting.predictor import Predictor
 from pipeline.records import Sample
 from pipeline.training.average import WeightAverage
 from pipeline.training.crops import Batch, CropSource
@@ -43,7 +44,7 @@ from pipeline.training.state import (
     restore_optimizer,
     unpacked,
 )
-from pipeline.training.validation import validate
+from pipeline.training.validation import build_predictor, validate
 from pipeline.training.world import from_first, gather
 
 _VALIDATE_EVERY = 0.25  # of the training at the latest, however much time it takes
@@ -152,6 +153,12 @@ class Training:
             tensors |= packed("average", self.average.network.state_dict())
         return Snapshot(self.state.model_copy(), tensors)
 
+    def predictor(self, network: UNet) -> Predictor:
+        """What a prediction job would look at images with."""
+        return build_predictor(
+            network, self.method, self.train.channels, self.settings, self.device, self.dtype
+        )
+
     def _recorded(self, network: UNet) -> nn.Module:
         """The network as a GPU runs it fastest, where its work is the same in every step."""
         settings = self.settings
@@ -245,14 +252,16 @@ class Training:
     def _validate(self) -> EpochReport:
         """Measure the averaged weights and remember them when they are the best so far."""
         began, state = time.time(), self.state
-        network = self.average.network
         steps, seconds = state.done - state.validated, max(state.training_seconds, 1e-9)
         epoch = state.epoch if state.step else state.epoch - 1
         pictured = is_milestone(epoch) or state.progress >= 1
+        network = self.average.network
         found = validate(
-            network, self.method, self.validation, self.train.channels, self.settings,
-            self.device, self.dtype, with_overlays=self.settings.record.tensorboard and pictured,
-        )  # fmt: skip
+            self.predictor(network),
+            self.method,
+            self.validation,
+            with_overlays=self.settings.record.tensorboard and pictured,
+        )
         report = EpochReport(
             epoch=epoch,
             step=state.done,

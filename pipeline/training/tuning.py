@@ -5,62 +5,73 @@ are few and the figures smooth in them, so there is little to overfit: two numbe
 of objects. Then the two numbers that make a score say how often an object is right.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
 
-from pipeline.collective import rank_and_world
-from pipeline.config import MethodSettings, TrainSettings
+from pipeline.config import MethodSettings
 from pipeline.judging import JudgedObjects, any_true, judge_objects, scores_and_hits
 from pipeline.methods import build_method
 from pipeline.methods.base import Method
 from pipeline.metrics import sum_matches
-from pipeline.models.unet import UNet
-from pipeline.records import Label, Maps, Sample, thing_ids
+from pipeline.records import thing_ids
 from pipeline.training.calibration import fit_scores
-from pipeline.training.validation import build_predictor
+from pipeline.training.validation import Seen, evenly
 from pipeline.training.world import gather
 
+_MOST_PIXELS = 100_000_000  # that are decoded ten times over, in memory: about a gigabyte
 _GAIN = 0.001  # of the score that a change has to bring, or what was there stays
 _OF_SCORES = frozenset({"score_slope", "score_shift"})
 
 _Judge = Callable[[MethodSettings], list[JudgedObjects]]
-"""What a decoding finds in the images, in their order, those of all processes."""
+"""What a decoding finds in the images in their order, those of all processes."""
 
 
-def tune_decoding(
-    network: UNet,
-    method: Method,
-    samples: Sequence[Sample],
-    channels: int,
-    settings: TrainSettings,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> MethodSettings:
+def images_to_tune_on(method: Method, sizes: Sequence[tuple[int, ...]]) -> list[int]:
+    """The numbers of those of the validation images that `tune_decoding` should see.
+
+    All of them, as long as they are few; of more, some that are spread evenly over them. None where
+    there are no objects to decode.
+
+    Args:
+        sizes: height and width of each.
+    """
+    if not thing_ids(method.classes):
+        return []
+    pixels = sum(height * width for height, width in sizes)
+    share = min(1.0, _MOST_PIXELS / max(pixels, 1))
+    return evenly(len(sizes), max(1, int(len(sizes) * share)))
+
+
+def tune_decoding(method: Method, seen: Mapping[int, Seen], given: set[str]) -> MethodSettings:
     """The method's settings with thresholds that give the best mean AP, and with honest scores.
 
-    Alike in all processes. The network runs once; only the decoding is repeated. Settings that the
-    user gave stay.
+    Alike in all processes.
+
+    Args:
+        seen: of the images to tune on, this process's share.
+        given: names of the settings that the user gave: they stay.
     """
-    given = settings.method.model_fields_set
     things = thing_ids(method.classes)
     if not things:
         return method.settings
-    rank, world = rank_and_world()
-    predictor = build_predictor(network, method, channels, settings, device, dtype)
-    mine: list[tuple[Label, Maps]] = []
-    for index in range(rank, len(samples), world):
-        sample = samples[index]
-        mine.append((sample.label, predictor.predict([predictor.prepare(sample.pixels)])[0]))
 
     def judge(tried: MethodSettings) -> list[JudgedObjects]:
-        decoder = build_method(tried, method.classes)
-        parts = gather([judge_objects(truth, decoder.decode(maps), things) for truth, maps in mine])
-        return [parts[i % world][i // world] for i in range(len(samples))]
+        judge_one = partial(_judge, build_method(tried, method.classes), things)
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            mine = dict(zip(seen, threads.map(judge_one, seen.values()), strict=True))
+        found = {index: one for part in gather(mine) for index, one in part.items()}
+        return [found[index] for index in sorted(found)]
 
     best = _best_thresholds(method, judge, given)
     return best if given & _OF_SCORES else _with_honest_scores(best, judge)
+
+
+def _judge(decoder: Method, things: Sequence[int], seen: Seen) -> JudgedObjects:
+    return judge_objects(seen.label, decoder.decode(seen.maps), things)
 
 
 def _best_thresholds(method: Method, judge: _Judge, given: set[str]) -> MethodSettings:

@@ -6,8 +6,9 @@ same to the last bit however many processes there are.
 Legend: H height, W width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -50,6 +51,14 @@ class Validated:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What the network says of an image, and what is true."""
+
+    label: Label
+    maps: Maps
+
+
+@dataclass(frozen=True)
 class _Judged:
     """What one image contributes."""
 
@@ -59,25 +68,29 @@ class _Judged:
 
 
 def validate(
-    network: UNet,
+    predictor: Predictor,
     method: Method,
     samples: Sequence[Sample],
-    channels: int,
-    settings: TrainSettings,
-    device: torch.device,
-    dtype: torch.dtype,
     *,
+    seen: Mapping[int, Seen] = MappingProxyType({}),
     with_overlays: bool = False,
 ) -> Validated:
-    """Predict the validation images as a job would, and measure; the same in every process."""
+    """Predict the validation images as a job would, and measure; the same in every process.
+
+    Args:
+        predictor: looks at the images.
+        method: decodes what it sees.
+        samples: all of the images; each process takes its share.
+        seen: what `look` found of some of them already.
+        with_overlays: whether to draw a few of them.
+    """
     rank, world = rank_and_world()
-    predictor = build_predictor(network, method, channels, settings, device, dtype)
-    shown = _spread(len(samples)) if with_overlays else set()
+    shown = evenly(len(samples), _OVERLAYS) if with_overlays else []
     matrix = np.zeros((256, 256), np.int64)
     judged = []
     for index in range(rank, len(samples), world):
         sample = samples[index]
-        (maps,) = predictor.predict([predictor.prepare(sample.pixels)])
+        maps = seen[index].maps if index in seen else _maps(predictor, sample)
         found = method.decode(maps)
         matrix += confusion(sample.label.semantic, found.semantic)
         judged.append(_judge(sample, maps, found, method.classes, shown=index in shown))
@@ -86,6 +99,19 @@ def validate(
     overlays = tuple(one.overlay for one in images if one.overlay is not None)
     whole: NDArray[np.int64] = np.sum([part[0] for part in parts], axis=0)
     return Validated(_measure(images, whole, method), overlays)
+
+
+def look(
+    predictor: Predictor, samples: Sequence[Sample], indices: Iterable[int]
+) -> dict[int, Seen]:
+    """Those of these images that this process answers for, by their number."""
+    rank, world = rank_and_world()
+    seen = {}
+    for index in indices:
+        if index % world == rank:
+            sample = samples[index]
+            seen[index] = Seen(sample.label, _maps(predictor, sample))
+    return seen
 
 
 def build_predictor(
@@ -99,6 +125,11 @@ def build_predictor(
     """What a prediction job would look at images with."""
     engine = TorchEngine(network, method, device, dtype)
     return Predictor(engine, channels, settings.normalize, RegionSettings())
+
+
+def _maps(predictor: Predictor, sample: Sample) -> Maps:
+    (maps,) = predictor.predict([predictor.prepare(sample.pixels)])
+    return maps
 
 
 def _judge(
@@ -135,9 +166,10 @@ def _measure(images: Sequence[_Judged], matrix: NDArray[np.int64], method: Metho
     )
 
 
-def _spread(images: int) -> set[int]:
-    """Evenly over the images, the same ones in every epoch."""
-    return set(np.linspace(0, images - 1, min(images, _OVERLAYS)).round().astype(int).tolist())
+def evenly(images: int, count: int) -> list[int]:
+    """The numbers of so many images, spread evenly over all; always the same ones."""
+    numbers: list[int] = np.linspace(0, images - 1, min(images, count)).round().astype(int).tolist()
+    return numbers
 
 
 def _draw(sample: Sample, guess: Label, classes: Classes) -> Overlay:
