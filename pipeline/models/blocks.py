@@ -1,6 +1,8 @@
 """The blocks a U-Net is made of. Tensors are (B, C, H, W)."""
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -125,8 +127,25 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         larger = self.up(x)
-        joined: Tensor = self.conv(torch.cat([larger, skip.to(larger.dtype)], dim=1))
+        first, *others = self.conv
+        joined = _convolve_joined(cast(nn.Conv2d, first), [larger, skip.to(larger.dtype)])
+        for layer in others:
+            joined = layer(joined)
         return joined
+
+
+def _convolve_joined(conv: nn.Conv2d, parts: Sequence[Tensor]) -> Tensor:
+    """What `conv` gives for the parts' channels one after the other.
+
+    Each part is convolved for itself: to join them, and to take their gradients apart again, costs
+    more passes over the pixels than to add up what they give.
+    """
+    weight = conv.standardized() if isinstance(conv, StandardConv) else conv.weight
+    weights = torch.split(weight, [part.shape[1] for part in parts], dim=1)
+    total = F.conv2d(parts[0], weights[0], conv.bias, padding=conv.padding)
+    for part, own in zip(parts[1:], weights[1:], strict=True):
+        total += F.conv2d(part, own, padding=conv.padding)
+    return total
 
 
 def _layers(

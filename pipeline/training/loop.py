@@ -48,6 +48,7 @@ from pipeline.training.validation import build_predictor, validate
 from pipeline.training.world import from_first, gather
 
 _VALIDATE_EVERY = 0.25  # of the training at the latest, however much time it takes
+_SOON_OVER = 0.05  # of the training that is left: the last validation is near enough
 _MARGIN = 1.15  # on the time that the last validation is expected to take
 _SURPRISE = 2.0  # times the one before that a validation is taken to need: a busy moment passes
 
@@ -240,10 +241,12 @@ class Training:
         reserve = state.validation_seconds * self.end_validations * _MARGIN
         progress = max(state.progress, self.schedule.progress(state.done, reserve))
         affordable = self.settings.validation_share * state.training_seconds
-        validate = (
-            state.best_score is None
-            or state.validation_seconds <= affordable
-            or progress - state.validated_progress >= _VALIDATE_EVERY
+        validate = state.best_score is None or (
+            progress < 1 - _SOON_OVER
+            and (
+                state.validation_seconds <= affordable
+                or progress - state.validated_progress >= _VALIDATE_EVERY
+            )
         )
         save = time.time() - self.saved >= self.settings.checkpoint_minutes * 60
         said = from_first([progress, save, self.stop, validate])
