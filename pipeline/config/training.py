@@ -84,6 +84,9 @@ class OptimizerSettings(Section):
         "learns more from as many pixels",
     )
     learning_rate: float = Field(5e-3, gt=0, description="peak learning rate")
+    fine_tuning: float = Field(
+        0.5, gt=0, le=1, description="share of it that a pretrained network goes on with"
+    )
     weight_decay: float = Field(1e-4, ge=0)
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the training spent warming up")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
@@ -143,6 +146,11 @@ class TrainSettings(LogSettings):
         ge=1,
         description="stop after so many epochs without a better score; by default never, since "
         "the learning rate is annealed towards the end",
+    )
+    pretrained: str | None = Field(
+        None,
+        description="model bundle, a folder or URI, whose weights the training begins with "
+        "(fine-tuning); the network and what it sees are that model's",
     )
     labels: LabelSettings = LabelSettings()
     method: MethodSettings = MethodSettings()

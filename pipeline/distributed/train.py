@@ -42,6 +42,7 @@ from pipeline.survey.balance import crop_weights
 from pipeline.survey.configure import Configuration, decide_method
 from pipeline.survey.summary import card_rows
 from pipeline.training.card import CARD_NAME, CardFacts, Machine, model_card
+from pipeline.training.pretrained import find_pretrained
 from pipeline.training.recorders.group import RecorderGroup, recording
 from pipeline.training.reports import OnReport, Validation, load_validation
 from pipeline.training.state import load_snapshot
@@ -95,15 +96,19 @@ def train_bundle(
     """
     began = time.time()
     unfinished = find_unfinished(settings)
+    pretrained = None if unfinished else find_pretrained(settings)
+    before = unfinished or pretrained
+    filled = before.fill_in(settings) if before else settings
     data = open_data(settings.data, settings.labels, settings.val_fraction)
     decide_method(settings.method, data)  # before any image is read
     with ray_session() as resources, unwrapped_errors(), stop_on_signals(signal.SIGTERM) as stop:
         fewest, most = settings.worker_range or (resources.gpus or resources.nodes,) * 2
         check_fits(fewest, resources)
-        loaded = load(data, settings, resources)
+        loaded = load(data, filled, resources)
         loaded.survey.findings.check()
-        as_before = unfinished.fill_in(settings) if unfinished else settings
-        configuration = loaded.survey.configure(as_before, most, resources)
+        configuration = loaded.survey.configure(filled, most, resources)
+        if pretrained:
+            configuration = pretrained.explain(configuration, data.classes)
         configured = configuration.settings
         _check_shares(configured, most)
         on_configured(loaded.survey, configuration)
@@ -122,6 +127,7 @@ def train_bundle(
                     started=began - (unfinished.state.elapsed if unfinished else 0.0),
                     mailbox=mailbox,
                     resume_from=unfinished.uri if unfinished else None,
+                    pretrained=pretrained.model if pretrained else None,
                 )
                 scaling = _scaling((fewest, most), resources)
                 checkpoint = _run(job, dict(loaded.decoded), scaling, run)

@@ -21,11 +21,12 @@ from pipeline.errors import SettingsError
 from pipeline.methods import build_method
 from pipeline.models.bundle import BundleSpec
 from pipeline.models.unet import UNet
-from pipeline.models.weights import build_network, round_weights, save_bundle
+from pipeline.models.weights import ModelBundle, build_network, round_weights, save_bundle
 from pipeline.predicting.engine import pick_device, pick_dtype
 from pipeline.records import Sample
 from pipeline.training.crops import CropSource
 from pipeline.training.loop import SaveDue, Training
+from pipeline.training.pretrained import begin_with
 from pipeline.training.reports import Validation, save_validation
 from pipeline.training.samples import CachedSamples
 from pipeline.training.state import Snapshot, load_snapshot, save_snapshot
@@ -52,6 +53,8 @@ class TrainJob:
     mailbox: Any
     resume_from: str | None
     """Snapshot to go on from, as long as this run has none of its own."""
+    pretrained: ModelBundle | None
+    """Whose weights to begin with, where there is no snapshot."""
 
 
 def train_worker(config: dict[str, Any]) -> None:
@@ -88,6 +91,8 @@ def _train(job: TrainJob) -> None:
         torch.backends.cuda.matmul.allow_tf32 = True
     method = build_method(spec.method, spec.classes)
     network = build_network(spec)
+    if job.pretrained:
+        begin_with(network, method, job.pretrained)
     source = CropSource(
         job.streams.get("train")
         or CachedSamples(_samples("train"), spec.channels, settings.normalize),

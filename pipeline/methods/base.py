@@ -52,6 +52,17 @@ class Method(ABC):
     def heads(self) -> dict[str, int]:
         """Head → number of output channels."""
 
+    def carried_over(self, head: str, other: "Method") -> list[tuple[int, int, float]]:
+        """Which channels of a head mean what channels of another method's head of that name do.
+
+        Returns:
+            Here, there, and how many times the values there those here are.
+        """
+        if head != "semantic":
+            return []
+        pairs = alike(self.classes, other.classes)
+        return [(here, there, 1.0) for here, there in pairs.items()]
+
     @abstractmethod
     def targets(self, semantic: Tensor, instances: Tensor) -> dict[str, Tensor]:
         """What the heads should say: name → (B, H, W), on the device of the labels.
@@ -143,6 +154,23 @@ def paint(
 def to_byte(probability: Tensor) -> Tensor:
     """Probability 0 to 1 → uint8 0 to 255."""
     return (probability * 255).round_().to(torch.uint8)
+
+
+def alike(ours: Classes, theirs: Classes) -> dict[int, int]:
+    """Places of the classes that mean the same in two lists: here → there.
+
+    Those of one name, and those that are the only ones of their kind in both.
+    """
+    names = {spec.name: place for place, spec in enumerate(theirs)}
+    pairs = {}
+    for here, spec in enumerate(ours):
+        kin = [place for place, other in enumerate(theirs) if other.kind == spec.kind]
+        alone = len(kin) == 1 and sum(own.kind == spec.kind for own in ours) == 1
+        if alone:
+            pairs[here] = kin[0]
+        elif spec.name in names:
+            pairs[here] = names[spec.name]
+    return pairs
 
 
 def class_lookup(classes: Classes) -> Tensor:

@@ -52,6 +52,11 @@ class InstanceMethod(Method):
     def heads(self) -> dict[str, int]:
         return {"semantic": len(self.classes), "offset": 2}
 
+    def carried_over(self, head: str, other: Method) -> list[tuple[int, int, float]]:
+        if head == "offset" and isinstance(other, InstanceMethod):
+            return [(axis, axis, other.reach / self.reach) for axis in range(2)]
+        return super().carried_over(head, other)
+
     @property
     def reach(self) -> float:
         """Pixels that an offset spans at most."""

@@ -95,9 +95,9 @@ def why_method(name: str, classes: Classes, train: SplitFingerprint) -> str:
     stuff = [spec.name for spec in classes if spec.kind == "stuff"]
     if name == "instance":
         touching = f", of which {train.touching / max(train.objects, 1):.0%} touch another"
-        both = f"; it learns the stuff ({_listed(stuff)}) as well" if stuff else ""
+        both = f"; it learns the stuff ({listed(stuff)}) as well" if stuff else ""
         return (
-            f"the labels tell {train.objects:,} objects of {_listed(things)} apart{touching}{both}"
+            f"the labels tell {train.objects:,} objects of {listed(things)} apart{touching}{both}"
         )
     return "the labels hold classes of pixels and no objects"
 
@@ -114,7 +114,7 @@ def choose_normalization(
         )
     ends = whole.bright_levels
     why = (
-        f"types differ: {_listed(whole.dtypes.values)}"
+        f"types differ: {listed(whole.dtypes.values)}"
         if len(whole.dtypes.values) > 1
         else f"images are bright to different degrees: their bright ends lie from {ends.low:.4g} "
         f"to {ends.high:.4g}"
@@ -323,5 +323,6 @@ def _nearest_cell(crop: int) -> int:
     return min(range(len(CELL_SIDES)), key=lambda i: abs(math.log(CELL_SIDES[i] / crop)))
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """For people: `a, b and c`."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

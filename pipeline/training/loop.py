@@ -220,8 +220,9 @@ class Training:
 
     def _rate(self) -> float:
         """The learning rate at this point of the schedule."""
-        factor = self.schedule.factor(self.state.progress)
-        return self.settings.optimizer.learning_rate * factor
+        settings = self.settings.optimizer
+        peak = settings.learning_rate * (settings.fine_tuning if self.settings.pretrained else 1)
+        return peak * self.schedule.factor(self.state.progress)
 
     def _loss(self, batch: Batch) -> Tensor:
         batch.claim()
