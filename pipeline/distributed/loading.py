@@ -59,5 +59,7 @@ def _facts(splits: Sequence[MaterializedDataset[Any]]) -> Iterable[pa.Table]:
     """What was found in the images, without their pixels."""
     if not splits:
         return ()
-    columns = splits[0].union(*splits[1:]).select_columns(["facts", "problem"])
+    first, *others = splits
+    whole = first.union(*others) if others else first  # which Ray Data makes of two or more
+    columns = whole.select_columns(["facts", "problem"])
     return cast(Iterable[pa.Table], columns.iter_batches(batch_size=None, batch_format="pyarrow"))
