@@ -250,3 +250,32 @@ def test_counts_are_those_of_the_objects(output: Path, capsys: pytest.CaptureFix
     assert sum(r["n_objects"] or 0 for r in per_image) == sum(n for _, n in expected)
     with pytest.raises(DatasetError, match="is not an output dataset"):
         OutputDataset.open(str(output / "images"))
+
+
+def test_zoomed_back_enlarged_images_have_the_same_objects(
+    annotated: str, trained: str, tmp_path: Path
+) -> None:
+    """In pixels of the enlarged image; and in parts as whole."""
+    sources = sorted(Path(annotated, "images").glob("*.png"))[:6]
+    for name in ("small", "large"):
+        (tmp_path / name).mkdir()
+    for source in sources:
+        shutil.copy(source, tmp_path / "small" / source.name)
+        image = cv2.imread(str(source), cv2.IMREAD_UNCHANGED)
+        enlarged = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
+        cv2.imwrite(str(tmp_path / "large" / source.name), enlarged)
+    totals = {}
+    for name, images, more in (
+        ("small", "small", {}),
+        ("plain", "large", {}),
+        ("zoomed", "large", {"zoom": 0.5}),
+        ("parts", "large", {"zoom": 0.5, "regions": {"large": 1, "spread": 64, "size": 64}}),
+    ):
+        out = tmp_path / "out" / name
+        assert predict.work(settings(str(tmp_path / images), trained, out, **more)) == 0
+        query = "select count(*), sum(area), max(x1) from $objects"
+        totals[name] = np.array(sql(out, query)[0], float)
+    small, zoomed = totals["small"], totals["zoomed"]
+    assert abs(zoomed / small - (1, 4, 2)).max() < 0.25
+    assert abs(totals["plain"][0] - small[0]) > 2 * abs(zoomed[0] - small[0])
+    assert abs(totals["parts"] / zoomed - 1).max() < 0.02

@@ -13,6 +13,7 @@ from pipeline.models.unet import UNet
 from pipeline.predicting.engine import TorchEngine, fold_norms, look
 from pipeline.predicting.predictor import Predictor
 from pipeline.predicting.regions import cut_regions
+from pipeline.predicting.zoom import NO_ZOOM, Zoom
 from pipeline.records import Box
 from pipeline.synthetic import CLASSES, make_scene
 
@@ -81,6 +82,39 @@ def test_a_part_has_the_maps_of_the_whole(engine: TorchEngine, blend: str) -> No
             expected = plane[core.y0 : core.y1, core.x0 : core.x1].astype(int)
             # Sums in another order may round one step of 255 the other way, no more.
             assert np.abs(expected - part[name]).max() <= 1, name
+
+
+@pytest.mark.parametrize("factor", [0.25, 0.5, 0.75, 1.5, 2])
+@pytest.mark.parametrize("shape", [(150, 131), (1, 300)])
+def test_tiled_equals_whole_at_any_zoom(
+    engine: TorchEngine, factor: float, shape: tuple[int, int]
+) -> None:
+    engine.zoom = Zoom.of(factor)
+    try:
+        image = make_scene(*shape, 40, 7).image
+        predictors = [
+            Predictor(engine, 3, NormalizeSettings(), RegionSettings(size=side))
+            for side in (1024, 24)
+        ]
+        expected, found = (p.predict([p.prepare(image)])[0] for p in predictors)
+        assert len(np.unique(expected["foreground"])) > 10
+        for name, plane in expected.items():
+            assert plane.shape == shape
+            if name in ("foreground", "offset_y", "offset_x"):
+                assert np.abs(plane.astype(int) - found[name]).max() <= 1, name
+    finally:
+        engine.zoom = NO_ZOOM
+
+
+def test_regions_of_zoomed_images_are_whole_pixels_of_the_network() -> None:
+    for factor in np.arange(1, 33) / 8:
+        zoom = Zoom.of(float(factor))
+        stride = zoom.stride(16)
+        assert stride * factor == zoom.seen(stride)
+        assert zoom.seen(stride) % 16 == 0
+        assert zoom.side(1000) * max(factor, 1) <= 1000
+        assert zoom.context(100) * factor >= 100
+    assert (Zoom.of(2).stride(16), Zoom.of(0.5).stride(16), Zoom.of(1.5).stride(16)) == (8, 32, 32)
 
 
 def test_blending_softens_the_seams_of_too_small_a_halo(engine: TorchEngine) -> None:

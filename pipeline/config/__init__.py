@@ -7,7 +7,12 @@ from pipeline.config.base import JobSettings, Precision, Section, fingerprint
 from pipeline.config.collection import CollectionSettings
 from pipeline.config.labels import VAL_FRACTION, LabelSettings
 from pipeline.config.logs import LogSettings
-from pipeline.config.model import MethodSettings, NetworkSettings, NormalizeSettings
+from pipeline.config.model import (
+    DEFAULT_REACH,
+    MethodSettings,
+    NetworkSettings,
+    NormalizeSettings,
+)
 from pipeline.config.predicting import PredictSettings, ReaderSettings, RegionSettings
 from pipeline.config.results import (
     CountSettings,
@@ -30,6 +35,7 @@ from pipeline.config.training import (
 from pipeline.config.upkeep import CompactSettings, VerifySettings
 
 __all__ = [
+    "DEFAULT_REACH",
     "MOST_TILT",
     "VAL_FRACTION",
     "AugmentSettings",

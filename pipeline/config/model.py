@@ -6,6 +6,9 @@ from pydantic import Field
 
 from pipeline.config.base import CHOSEN, Section
 
+DEFAULT_REACH = 64
+"""Of a bundle that names none."""
+
 
 class NetworkSettings(Section):
     """The U-Net's shape."""

@@ -7,7 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from pipeline.config.base import PRECISION, Precision, Section
 from pipeline.config.collection import CollectionSettings
-from pipeline.config.model import MethodSettings
+from pipeline.config.model import DEFAULT_REACH, MethodSettings
 from pipeline.config.writing import WritingSettings
 
 
@@ -115,6 +115,14 @@ class PredictSettings(CollectionSettings, WritingSettings):
         description="mirrored and turned views of each region that the network looks at and whose "
         "outputs are averaged, as many times slower; it helps some models, so measure",
     )
+    zoom: float = Field(
+        1.0,
+        ge=0.125,
+        le=4,
+        multiple_of=0.125,
+        description="enlarge (2) or reduce (0.5) images for the network, whose objects in training "
+        "were larger or smaller; results stay in the pixels of the images",
+    )
     foreground_threshold: float | None = Field(
         None, gt=0, lt=1, description="instead of the bundle's"
     )
@@ -124,23 +132,30 @@ class PredictSettings(CollectionSettings, WritingSettings):
     reader: ReaderSettings = ReaderSettings()
 
     def decoding(self, method: MethodSettings) -> MethodSettings:
-        """The bundle's method settings with this job's thresholds in their place."""
+        """The bundle's method settings with this job's thresholds in their place.
+
+        Those that count pixels count the network's in the bundle, and the image's here.
+        """
         keys = ("foreground_threshold", "vote_blur", "min_area")
         chosen = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
-        return method.model_copy(update=chosen)
+        in_pixels = {
+            "min_area": max(1, round(method.min_area / self.zoom**2)),
+            "reach": round((method.reach or DEFAULT_REACH) / self.zoom),
+        }
+        return method.model_copy(update=in_pixels | chosen if self.zoom != 1 else chosen)
 
     def results_settings(self) -> dict[str, Any]:
         """The settings that change results; the others only change how fast they come."""
         keys = {
             "precision", "views", "foreground_threshold", "vote_blur", "min_area", "regions",
-            "reader", "level", "mpp",
+            "reader", "level", "mpp", "zoom",
         }  # fmt: skip
         found = self.model_dump(mode="json", include=keys)
         for key in ("spread", "large"):
             del found["regions"][key]  # in parts is as a whole
         if found["regions"]["blend"] == "core":
             del found["regions"]["blend"]
-        for key in ("level", "mpp"):
-            if not found[key]:  # as it was before there was a choice
+        for key, nothing in (("level", 0), ("mpp", None), ("zoom", 1)):
+            if found[key] == nothing:  # as it was before there was a choice
                 del found[key]
         return found

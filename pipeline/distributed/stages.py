@@ -22,6 +22,7 @@ from pipeline.memory import peak_memory
 from pipeline.models.bundle import BundleSpec
 from pipeline.models.context import network_context
 from pipeline.predicting.regions import Cutting
+from pipeline.predicting.zoom import Zoom
 from pipeline.records import Classes, Maps, Pixels, PredictedImage, Reject, SourceImage
 
 if TYPE_CHECKING:  # imported by the processes that need it
@@ -52,7 +53,8 @@ class GraphSettings:
         """How the network walks over images."""
         depth = self.bundle.network.depth
         assert depth is not None
-        return Cutting.of(self.predict.regions, 2**depth, network_context(depth))
+        zoom = Zoom.of(self.predict.zoom)
+        return Cutting.of(self.predict.regions, 2**depth, network_context(depth), zoom)
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def load_predictor(settings: GraphSettings, threads: int) -> "Predictor":
         device,
         pick_dtype(settings.predict.precision, device),
         views=settings.predict.views,
+        zoom=Zoom.of(settings.predict.zoom),
     )
     return Predictor(engine, bundle.spec.channels, bundle.spec.normalize, settings.predict.regions)
 

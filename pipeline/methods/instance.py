@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.collective import sum_over_workers
+from pipeline.config import DEFAULT_REACH
 from pipeline.methods.base import Ballot, Method, class_lookup, to_byte
 from pipeline.methods.losses import semantic_loss
 from pipeline.methods.shapes import ObjectPixels, edge_distance, middle_offsets, radii
@@ -60,7 +61,7 @@ class InstanceMethod(Method):
     @property
     def reach(self) -> float:
         """Pixels that an offset spans at most."""
-        return float(self.settings.reach or 64)
+        return float(self.settings.reach or DEFAULT_REACH)
 
     def targets(self, semantic: Tensor, instances: Tensor) -> dict[str, Tensor]:
         channel = class_lookup(self.classes).to(semantic.device)[semantic.long()]

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -17,6 +18,7 @@ from pipeline.config import Precision
 from pipeline.methods.base import Method
 from pipeline.models.blocks import StandardConv
 from pipeline.models.unet import UNet
+from pipeline.predicting.zoom import NO_ZOOM, Zoom
 
 
 def pick_device() -> torch.device:
@@ -48,6 +50,7 @@ class TorchEngine:
 
     Args:
         views: see `look`.
+        zoom: of the images, before the network sees them.
     """
 
     def __init__(
@@ -58,8 +61,10 @@ class TorchEngine:
         dtype: torch.dtype,
         *,
         views: int = 1,
+        zoom: Zoom = NO_ZOOM,
     ) -> None:
         self.views = views
+        self.zoom = zoom
         self.method = method
         self.device = device
         self.dtype = dtype
@@ -70,10 +75,22 @@ class TorchEngine:
 
     @torch.inference_mode()
     def __call__(self, images: NDArray[np.float32]) -> Mapping[str, torch.Tensor]:
-        """(B, H, W, C) normalised → head → (B, K, H, W) logits, on the device."""
+        """(B, H, W, C) normalised → head → (B, K, H, W) logits, on the device.
+
+        With a zoom, H and W are multiples of `Zoom.stride`.
+        """
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last in memory
-        seen = batch.to(self.device, self.dtype)
-        return look(self.network, seen, self.views, self.method.directed)
+        height, width = batch.shape[-2:]
+        seen = _resized(batch.to(self.device), self.zoom.seen(height), self.zoom.seen(width))
+        found = look(self.network, seen.to(self.dtype), self.views, self.method.directed)
+        return {name: _resized(logits, height, width) for name, logits in found.items()}
+
+
+def _resized(batch: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(B, C, H, W) of another size: means of what becomes one pixel, or interpolated."""
+    if batch.shape[-2:] == (height, width):
+        return batch
+    return F.interpolate(batch, (height, width), mode="bilinear", antialias=True)
 
 
 def look(

@@ -39,7 +39,7 @@ class Predictor:
         self.engine = engine
         self.channels = channels
         self.normalization = normalization
-        self.cutting = Cutting.of(regions, engine.stride, engine.context)
+        self.cutting = Cutting.of(regions, engine.stride, engine.context, engine.zoom)
         self.batch_pixels = regions.batch_pixels
 
     def prepare(self, pixels: Pixels) -> NDArray[np.float32]:
@@ -96,19 +96,19 @@ class Predictor:
                 task.canvas.add({name: planes[i] for name, planes in taken.items()}, task.region)
 
     def _batches(self, canvases: Sequence[Canvas]) -> Iterator[list[_Task]]:
-        stride = self.engine.stride
+        stride, seen = self.cutting.stride, self.engine.zoom.seen
         alike: defaultdict[tuple[int, int], list[_Task]] = defaultdict(list)
         for canvas in canvases:
             for region in self.cutting.regions(*canvas.size, canvas.core):
                 alike[_padded(region, stride)].append(_Task(canvas, region))
         for (height, width), tasks in alike.items():
-            length = max(1, self.batch_pixels // (height * width))
+            length = max(1, self.batch_pixels // (seen(height) * seen(width)))
             for start in range(0, len(tasks), length):
                 yield tasks[start : start + length]
 
     def _read(self, task: _Task) -> NDArray[np.float32]:
         box, (y, x) = task.region.read, task.canvas.corner
-        height, width = _padded(task.region, self.engine.stride)
+        height, width = _padded(task.region, self.cutting.stride)
         window = task.canvas.pixels[box.y0 - y : box.y1 - y, box.x0 - x : box.x1 - x]
         below, right = height - window.shape[0], width - window.shape[1]
         # As the network itself pads, so that sharing a batch changes nothing.

@@ -1,14 +1,15 @@
 """Cutting an image into regions: cores that tile it exactly, each inside a larger read box.
 
-Starts of read boxes are multiples of the network's stride, so that pooling falls on the same
-pixels as in the whole image; with a halo of the network's context a core's outputs are those of
-the whole image.
+Starts of read boxes are multiples of the network's stride, in pixels of the image, so that pooling
+falls on the same pixels as in the whole image; with a halo of the network's context a core's
+outputs are those of the whole image.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from pipeline.config import RegionSettings
+from pipeline.predicting.zoom import Zoom
 from pipeline.records import Box
 
 
@@ -31,15 +32,17 @@ class Cutting:
     halo: int
     """Pixels read around it, likewise."""
     stride: int
+    """The network's, in pixels of the image."""
     blended: bool = False
     """Whether a pixel's outputs are those of every region that reads it."""
 
     @classmethod
-    def of(cls, settings: RegionSettings, stride: int, context: int) -> "Cutting":
-        """As the settings say, for a network of this stride and context."""
+    def of(cls, settings: RegionSettings, stride: int, context: int, zoom: Zoom) -> "Cutting":
+        """As the settings say, for a network of this stride and context, in its own pixels."""
+        stride, context = zoom.stride(stride), zoom.context(context)
         halo = context if settings.halo is None else settings.halo
         return cls(
-            _round_up(settings.size, stride),
+            _round_up(zoom.side(settings.size), stride),
             _round_up(halo, stride),
             stride,
             settings.blend == "gaussian",
