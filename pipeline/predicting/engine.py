@@ -51,6 +51,10 @@ class TorchEngine:
     Args:
         views: see `look`.
         zoom: of the images, before the network sees them.
+
+    Attributes:
+        stride: the network's, in its own pixels.
+        context: likewise.
     """
 
     def __init__(

@@ -102,7 +102,8 @@ class Predictor:
             for region in self.cutting.regions(*canvas.size, canvas.core):
                 alike[_padded(region, stride)].append(_Task(canvas, region))
         for (height, width), tasks in alike.items():
-            length = max(1, self.batch_pixels // (seen(height) * seen(width)))
+            pixels = max(height * width, seen(height) * seen(width))
+            length = max(1, self.batch_pixels // pixels)
             for start in range(0, len(tasks), length):
                 yield tasks[start : start + length]
 
