@@ -15,6 +15,7 @@ from pipeline.config import (
 from pipeline.errors import BundleError, SettingsError
 from pipeline.methods import build_method
 from pipeline.methods.base import alike
+from pipeline.models.blocks import StandardConv
 from pipeline.models.bundle import BundleSpec, load_spec
 from pipeline.models.unet import UNet
 from pipeline.models.weights import ModelBundle, build_network
@@ -60,19 +61,35 @@ def said(network: UNet) -> dict[str, torch.Tensor]:
 def test_for_the_same_task_it_begins_as_the_same_network() -> None:
     _, network = begun(SPEC.method, CLASSES)
     for head, values in said(model().network).items():
-        assert torch.equal(said(network)[head], values)
+        assert torch.allclose(said(network)[head], values, atol=1e-4)
+
+
+def test_its_filters_are_as_easy_to_turn_as_new_ones() -> None:
+    """Those of a long training are many times as long, and say the same."""
+    trained = model()
+    with torch.no_grad():
+        for module in trained.network.modules():
+            if isinstance(module, StandardConv):
+                module.weight *= 8
+    network = build_network(SPEC).eval()
+    begin_with(network, build_method(SPEC.method, CLASSES), trained)
+    for module in network.modules():
+        if isinstance(module, StandardConv):
+            assert torch.allclose(module.weight.flatten(1).norm(dim=1), torch.ones(()))
+    for head, values in said(model().network).items():
+        assert torch.allclose(said(network)[head], values, atol=1e-4)
 
 
 def test_ways_to_the_middle_are_as_long_whatever_they_are_counted_in() -> None:
     _, network = begun(SPEC.method.model_copy(update={"reach": 128}), CLASSES)
-    assert torch.allclose(said(network)["offset"] * 2, said(model().network)["offset"], atol=1e-6)
+    assert torch.allclose(said(network)["offset"] * 2, said(model().network)["offset"], atol=1e-4)
 
 
 def test_of_other_classes_it_knows_those_that_mean_the_same() -> None:
     assert alike(CELLS, CLASSES) == {0: 0, 1: 3}
     new, network = begun(SPEC.method, CELLS)
     theirs, ours = said(model().network)["semantic"], said(network)["semantic"]
-    assert torch.equal(ours[:, :2], theirs[:, [0, 3]])
+    assert torch.allclose(ours[:, :2], theirs[:, [0, 3]], atol=1e-4)
     fibre = [net.heads["semantic"].weight[2] for net in (new, network)]
     assert torch.equal(*fibre)
 
@@ -85,7 +102,8 @@ def test_the_only_things_of_two_models_mean_the_same() -> None:
 
 def test_a_head_that_is_not_wanted_stays_behind() -> None:
     _, network = begun(MethodSettings(name="semantic"), CLASSES)
-    assert torch.equal(said(network)["semantic"], said(model().network)["semantic"])
+    expected = said(model().network)["semantic"]
+    assert torch.allclose(said(network)["semantic"], expected, atol=1e-4)
 
 
 def settings_with(**given: object) -> TrainSettings:

@@ -50,6 +50,16 @@ class StandardConv(nn.Conv2d):
         even = F.batch_norm(filters[None], None, None, scale, None, True, eps=1e-8)
         return even.view_as(self.weight)
 
+    @torch.no_grad()
+    def shorten(self) -> None:
+        """Make filters as long as new ones, which gives the same: length is only inertia.
+
+        Training makes filters longer, and the same step turns a longer one less.
+        """
+        filters = self.weight.flatten(1)
+        even = filters - filters.mean(1, keepdim=True)
+        self.weight.copy_(F.normalize(even).view_as(self.weight))
+
     def plain(self) -> nn.Conv2d:
         """A convolution that gives the same, without computing its weights each time."""
         kernel, stride, padding = self.kernel_size, self.stride, self.padding

@@ -12,6 +12,7 @@ from pipeline.config import NetworkSettings, TrainSettings
 from pipeline.errors import SettingsError
 from pipeline.methods import build_method
 from pipeline.methods.base import Method, alike
+from pipeline.models.blocks import StandardConv
 from pipeline.models.unet import UNet
 from pipeline.models.weights import ModelBundle, load_bundle
 from pipeline.records import Classes
@@ -94,6 +95,9 @@ def begin_with(network: UNet, method: Method, model: ModelBundle) -> None:
     own = {name: value for name, value in network.state_dict().items() if _is_of_heads(name)}
     body = {name: value for name, value in weights.items() if not _is_of_heads(name)}
     network.load_state_dict(body | own)
+    for module in network.modules():
+        if isinstance(module, StandardConv):
+            module.shorten()  # or it would hardly learn what is new
     for name, head in network.heads.items():
         for here, there, factor in method.carried_over(name, other):
             for part in ("weight", "bias"):
