@@ -117,6 +117,12 @@ def test_the_network_and_what_it_sees_are_the_models() -> None:
     assert filled.normalize == NormalizeSettings(kind="percentile", low=2, high=99)
 
 
+def test_a_bundle_that_names_no_full_resolution_has_a_whole_one() -> None:
+    spec = SPEC.model_copy(update={"network": NetworkSettings(depth=2, width=4)})
+    before = Pretrained("m", ModelBundle(spec, build_network(spec)))
+    assert before.fill_in(settings_with()).network.full_resolution == "full"
+
+
 @pytest.mark.parametrize(
     ("given", "line"),
     [

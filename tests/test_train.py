@@ -138,7 +138,6 @@ def test_semantic_training_on_two_workers(annotated: str, tmp_path: Path) -> Non
     assert list((tmp_path / "checkpoints").rglob("weights.safetensors"))
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_gpu_that_is_too_small_for_a_step_is_one_line() -> None:
     settings = ConfiguredSettings(data="any", output="any", channels=3, batch_size=64, crop=256)
     said = pytest.raises(SettingsError, match=r"batch_size: 64 crops of 256 .* --accumulate$")
@@ -146,6 +145,7 @@ def test_a_gpu_that_is_too_small_for_a_step_is_one_line() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4 GiB")
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_damaged_label_stops_training_with_one_line(tmp_path: Path) -> None:
     write_annotated(str(tmp_path / "data"), [(40, 40)] * 4, ["train"] * 3 + ["val"], seed=0)
     bad = tmp_path / "data/labels/scene-0001.png"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pipeline.config import NetworkSettings, TrainSettings
+from pipeline.config import TrainSettings
 from pipeline.errors import SettingsError
 from pipeline.methods import build_method
 from pipeline.methods.base import Method, alike
@@ -34,16 +34,18 @@ class Pretrained:
             SettingsError: the settings ask for another network.
         """
         spec, asked = self.model.spec, settings.network
-        for name in NetworkSettings.model_fields:
-            if name in asked.model_fields_set:
-                self._check(f"network.{name}", getattr(asked, name), getattr(spec.network, name))
+        # A bundle that does not say has a full one: left open it would be chosen anew.
+        whole = spec.network.full_resolution or "full"
+        network = spec.network.model_copy(update={"full_resolution": whole})
+        for name in asked.model_fields_set:
+            self._check(f"network.{name}", getattr(asked, name), getattr(network, name))
         if settings.channels is not None:
             self._check("channels", settings.channels, spec.channels)
         given = {name: getattr(settings.normalize, name)
                  for name in settings.normalize.model_fields_set}  # fmt: skip
         return settings.model_copy(
             update={
-                "network": spec.network,
+                "network": network,
                 "channels": spec.channels,
                 "normalize": spec.normalize.model_copy(update=given),
             }
@@ -52,18 +54,19 @@ class Pretrained:
     def explain(self, configuration: Configuration, classes: Classes) -> Configuration:
         """Say of what the model has settled that it did."""
         spec = self.model.spec
-        settled = {f"network.{name}": value for name, value in spec.network}
-        settled |= {"channels": spec.channels, "normalize.kind": spec.normalize.kind}
         choices = [
-            replace(one, reason=f"as {self.uri} has it")
-            if settled.get(one.setting) == one.value
-            else one
+            replace(one, reason=f"as {self.uri} has it") if self._settles(one) else one
             for one in configuration.choices
         ]
         known = [classes[here].name for here in alike(classes, spec.classes)]
         what = f"it knows {listed(known)}" if known else "it knows none of the classes"
         first = Choice("pretrained", self.uri, f"the training begins with its weights; {what}")
         return replace(configuration, choices=(first, *choices))
+
+    def _settles(self, choice: Choice) -> bool:
+        if choice.setting == "normalize.kind":  # may be given
+            return bool(choice.value == self.model.spec.normalize.kind)
+        return choice.setting == "channels" or choice.setting.startswith("network.")
 
     def _check(self, setting: str, asked: object, own: object) -> None:
         if asked != own:

@@ -27,7 +27,7 @@ _GAIN = 0.001  # of the score that a change has to bring, or what was there stay
 _OF_SCORES = frozenset({"score_slope", "score_shift"})
 
 _Judge = Callable[[MethodSettings], list[JudgedObjects]]
-"""What a decoding finds in the images in their order, those of all processes."""
+"""What a decoding finds in the images, in their order, those of all processes."""
 
 
 def images_to_tune_on(method: Method, sizes: Sequence[tuple[int, ...]]) -> list[int]:
