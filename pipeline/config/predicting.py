@@ -121,7 +121,8 @@ class PredictSettings(CollectionSettings, WritingSettings):
         le=4,
         multiple_of=0.125,
         description="enlarge (2) or reduce (0.5) images for the network, whose objects in training "
-        "were larger or smaller; results stay in the pixels of the images",
+        "were larger or smaller than theirs, in steps of 0.125; results stay in the pixels of the "
+        "images",
     )
     foreground_threshold: float | None = Field(
         None, gt=0, lt=1, description="instead of the bundle's"
