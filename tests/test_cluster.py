@@ -129,9 +129,12 @@ def test_exit_codes_come_through_and_what_failed_is_tried_again(
 
 
 def test_a_stopped_job_goes_on(nodes: RayNodes, on_s3: str, model: str, tmp_path: Path) -> None:
-    flags = predict_words(f"{on_s3}/images", model, f"{on_s3}/stopped")[1:]
-    job = Job.start(submitted(nodes, "predict", *flags), tmp_path / "log", **nodes.environment)
     fs = fsspec.filesystem("s3", use_listings_cache=False)
+    one = fs.cat_file(f"{on_s3}/images/00.png")
+    # So many that the job is not over before it is told to stop, on a fast machine either.
+    fs.pipe({f"{on_s3}/many/{i:03d}.png": one for i in range(200)})
+    flags = predict_words(f"{on_s3}/many", model, f"{on_s3}/stopped")[1:]
+    job = Job.start(submitted(nodes, "predict", *flags), tmp_path / "log", **nodes.environment)
     job.wait_until(lambda: len(fs.find(f"{on_s3}/stopped/images")) >= 2)
     stop = submit(nodes, "predict", *flags, "--stop")
     assert stop.returncode == 0, stop.stderr
