@@ -11,7 +11,7 @@ from pipeline.config import EvaluateSettings
 
 def work(settings: EvaluateSettings) -> int:
     """Measure, and print tables or JSON."""
-    from pipeline.evaluation import evaluate
+    from pipeline.evaluation import evaluate, keep_counts
     from pipeline.labels import open_data
     from pipeline.tables.dataset import OutputDataset
 
@@ -25,6 +25,8 @@ def work(settings: EvaluateSettings) -> int:
             by=settings.by,
             on_progress=lambda done, total: show(done / total, f"{done:,}/{total:,} images"),
         )
+    if settings.calibrate:
+        keep_counts(dataset.uri, groups[0])
     if settings.json_output:
         print(json.dumps([asdict(group) for group in groups], indent=2))
         return DONE
@@ -54,6 +56,9 @@ def work(settings: EvaluateSettings) -> int:
         ["class", "kind", "Dice", "IoU", "PQ", "AP@.5", "true", "predicted", "error", "bias"],
         [list(asdict(one).values()) for one in groups[0].classes],
     )
+    if settings.calibrate:
+        console.print()
+        console.print(f"the counts of {dataset.uri} are told with the error that they have here")
     return DONE
 
 

@@ -1,18 +1,30 @@
-"""Counts of an output dataset: sums over its counts table, batch by batch."""
+"""Counts of an output dataset: sums over its counts table, batch by batch, and their error."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pipeline.count_errors import Counted, Expected, expect
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.snapshot import Snapshot
 
+Row = Mapping[str, Any]
+
 _SUMS = ("n_objects", "object_area", "pixels")
+_PARTS = (*_SUMS, "squares", "images")
+"""What is added up of the images that one model has counted."""
 
 
-def count(dataset: OutputDataset, by: str) -> list[Mapping[str, Any]]:
+def count(dataset: OutputDataset, by: str) -> list[Row]:
     """Rows with objects, their area and pixels, of each class and, by `image`, of each image.
+
+    Where the dataset knows how far its counts are to be trusted, also `expected`, how many objects
+    there truly are, and `plus_minus`, how far that may be off (see `count_errors`); None for a
+    class of which it is not known.
 
     Args:
         by: class, image or partition; a dataset without partition columns has one partition.
@@ -22,23 +34,102 @@ def count(dataset: OutputDataset, by: str) -> list[Mapping[str, Any]]:
         "image": ["uri", "class_name"],
         "partition": [*dataset.spec.partition_columns, "class_name"],
     }[by]
-    total = dataset.consistent(lambda now: _total(now, keys))
+    honest = bool(dataset.spec.counts)
+    total = dataset.consistent(lambda now: _total(now, [*keys, "model"], honest))
     if total is None:
         return []
-    rows: list[Mapping[str, Any]] = total.sort_by([(key, "ascending") for key in keys]).to_pylist()
+    parts = total.sort_by([(key, "ascending") for key in keys]).to_pylist()
+    whole = groupby(parts, key=lambda part: tuple(part[key] for key in keys))
+    rows: list[Row] = []
+    for values, members in whole:
+        alike = list(members)
+        row: dict[str, Any] = dict(zip(keys, values, strict=True))
+        sums = {name: _sum(part[name] for part in alike) for name in (*_SUMS, "images")}
+        row["n_objects"] = sums.pop("n_objects")
+        if honest:
+            expected = _expected(dataset, alike)
+            row["expected"] = expected and round(expected.objects, 1)
+            row["plus_minus"] = expected and round(expected.error, 1)
+        rows.append(row | sums)
     return rows
 
 
-def _total(snapshot: Snapshot, keys: list[str]) -> pa.Table | None:
+def _expected(dataset: OutputDataset, parts: list[Row]) -> Expected | None:
+    """Of one class; None unless it is known of each model that has counted it."""
+    ids = {spec.name: spec.id for spec in dataset.classes if spec.kind == "thing"}
+    known = []
+    for part in parts:
+        of_model = dataset.spec.counts.get(part["model"], {})
+        calibration = of_model.get(ids.get(part["class_name"], -1))
+        if calibration is None:
+            return None
+        counted = Counted(part["images"], part["n_objects"], part["squares"])
+        known.append((counted, calibration))
+    return expect(known)
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    """None for classes that are not counted."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _total(snapshot: Snapshot, keys: list[str], by_model: bool) -> pa.Table | None:
+    models = _Models.of(snapshot) if by_model else _Models({}, {})
+    columns = [key for key in keys if key != "model"]
     # Summed a batch at a time: what is kept grows with the groups, not with the images.
     total: pa.Table | None = None
-    for batch in snapshot.scan("counts", [*keys, *_SUMS]):
-        part = _summed(pa.table(batch).append_column("images", pa.array([1] * len(batch))), keys)
+    for batch in snapshot.scan("counts", [*columns, *_SUMS, *models.columns]):
+        counts = batch["n_objects"]
+        whole = (
+            pa.table(batch)
+            .append_column("model", models.column(batch))
+            .append_column("squares", pc.multiply(counts, counts))
+            .append_column("images", pa.array([1] * len(batch)))
+        )
+        part = _summed(whole, keys)
         total = part if total is None else _summed(pa.concat_tables([total, part]), keys)
     return total
 
 
 def _summed(table: pa.Table, keys: list[str]) -> pa.Table:
-    names = [*_SUMS, "images"]
-    sums = table.group_by(keys).aggregate([(name, "sum") for name in names])
-    return sums.rename_columns({f"{name}_sum": name for name in names})
+    sums = table.group_by(keys).aggregate([(name, "sum") for name in _PARTS])
+    return sums.rename_columns({f"{name}_sum": name for name in _PARTS})
+
+
+@dataclass(frozen=True)
+class _Models:
+    """Fingerprints of the models that have counted."""
+
+    of_shards: Mapping[str, str]
+    of_images: Mapping[str, str]
+    """Of the shards that compaction has made of several models' images."""
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> "_Models":
+        shards: dict[str, set[str]] = {}
+        for batch in snapshot.scan("images", ["shard", "model"]):
+            pairs = pa.table(batch).group_by(["shard", "model"]).aggregate([])
+            for shard, model in zip(*pairs.to_pydict().values(), strict=True):
+                shards.setdefault(shard, set()).add(model)
+        mixed = [shard for shard, models in shards.items() if len(models) > 1]
+        images: dict[str, str] = {}
+        for batch in snapshot.only(mixed).scan("images", ["image_id", "model"]):
+            images |= zip(*pa.table(batch).to_pydict().values(), strict=True)
+        single = {shard: min(models) for shard, models in shards.items() if len(models) == 1}
+        return cls(single, images)
+
+    @property
+    def columns(self) -> list[str]:
+        """Of the counts table, that tell a row's model."""
+        return ["shard"] * bool(self.of_shards) + ["image_id"] * bool(self.of_images)
+
+    def column(self, batch: pa.RecordBatch) -> pa.Array:
+        """The model of each row; empty where nobody asks."""
+        names = pa.array([""] * len(batch))
+        for name, models in (("image_id", self.of_images), ("shard", self.of_shards)):
+            if models:
+                codes = pc.dictionary_encode(batch[name])
+                known = [models.get(one) for one in codes.dictionary.to_pylist()]
+                names = pc.coalesce(pa.array(known, pa.string()).take(codes.indices), names)
+        return names

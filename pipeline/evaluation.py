@@ -15,6 +15,7 @@ from pipeline.labels import AnnotatedData, read_label
 from pipeline.metrics import confusion
 from pipeline.records import AnnotatedImage, Classes, Segmentation, thing_ids
 from pipeline.tables.dataset import OutputDataset
+from pipeline.tables.lease import hold_lease
 from pipeline.tables.masks import decode_tiles
 
 
@@ -63,6 +64,19 @@ def evaluate(
             members = [one for one in compared if one.image.attributes[by] == value]
             figures.append(_figures(value, members, data.classes))
     return figures
+
+
+def keep_counts(uri: str, figures: Figures) -> None:
+    """From now on the dataset's counts are told with the error that they have in these figures.
+
+    Raises:
+        DataError: there are too few images to tell it from.
+        LeaseError: a run is writing to the dataset.
+    """
+    if not figures.counts:
+        raise DataError("the error of counts can't be told: it takes two images with objects")
+    with hold_lease(uri, "jobs.evaluate"):
+        OutputDataset.open(uri).calibrate(figures.counts)
 
 
 def _check_classes(dataset: OutputDataset, data: AnnotatedData) -> None:

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.count_errors import calibrate_counts
 from pipeline.judging import JudgedObjects, scores_and_hits
 from pipeline.metrics import (
     AP_THRESHOLDS,
@@ -18,7 +19,7 @@ from pipeline.metrics import (
     reliability,
     sum_matches,
 )
-from pipeline.records import Classes, ClassSpec, reported
+from pipeline.records import Classes, ClassSpec, CountCalibration, reported
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Figures:
     classes: tuple[ClassFigures, ...]
     scores: Reliability | None
     """Scores of found objects against having a true partner at IoU 0.5."""
+    counts: dict[int, CountCalibration] = field(default_factory=dict)
+    """Class id → how its counts relate to the truth."""
 
 
 def summarize(
@@ -91,6 +94,7 @@ def summarize(
         mean_iou=float(np.mean(ious)) if ious else None,
         classes=found,
         scores=reliability(*scores_and_hits(objects)) if counted else None,
+        counts=calibrate_counts(objects, counted),
     )
 
 

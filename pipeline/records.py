@@ -60,6 +60,22 @@ def reported(classes: Iterable[ClassSpec]) -> list[ClassSpec]:
     return [spec for spec in classes if spec.kind != "background"]
 
 
+@dataclass(frozen=True)
+class CountCalibration:
+    """How a class's counts relate to the truth, as annotated images tell (see `count_errors`)."""
+
+    images: int
+    """Annotated images that it was learned from, at least two."""
+    ratio: float
+    """True objects for each that is counted."""
+    ratio_error: float
+    """Standard error of the ratio."""
+    spread: float
+    """Variance of an image's true count, for each object counted in it and one more."""
+    spread_squared: float
+    """Likewise, for the square of its count."""
+
+
 class RowKey(NamedTuple):
     """Where the tables hold the rows of one image."""
 

@@ -24,6 +24,11 @@ class EvaluateSettings(JobSettings):
     by: str | None = Field(
         None, description="also a row for each value of this column of the data's manifest"
     )
+    calibrate: bool = Field(
+        False,
+        description="from now on jobs.count tells the error of these predictions' counts as these "
+        "images show it, instead of as the model's validation did",
+    )
     json_output: bool = Field(False, alias="json", description="print JSON instead of tables")
 
 

@@ -81,6 +81,7 @@ class Backfill:
             model=self.bundle.fingerprint,
             settings=settings.results_settings(),
             partition_columns=self.partitions.names,
+            counts={self.bundle.fingerprint: known} if (known := self.bundle.counts) else {},
         )
         self.dataset = OutputDataset.accepting(settings.output, spec, replace=settings.replace)
         self.results = spec.results

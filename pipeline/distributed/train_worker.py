@@ -152,7 +152,8 @@ def _finish(training: Training, spec: BundleSpec) -> _Finished | None:
     tuned = tune_decoding(training.method, seen, training.settings.method.model_fields_set)
     method = build_method(tuned, spec.classes)
     validation = validate(predictor, method, samples, seen=seen).validation
-    complete = spec.model_copy(update={"method": tuned, "metrics": validation.metrics})
+    said = {"metrics": validation.metrics, "counts": validation.figures.counts}
+    complete = spec.model_copy(update={"method": tuned, **said})
     return _Finished(complete, network, validation)
 
 

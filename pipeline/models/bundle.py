@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline import storage
 from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings, fingerprint
 from pipeline.errors import BundleError, MissingError
-from pipeline.records import ClassSpec
+from pipeline.records import ClassSpec, CountCalibration
 
 SPEC_NAME = "bundle.json"
 WEIGHTS_NAME = "weights.safetensors"
@@ -34,6 +34,9 @@ class BundleSpec(BaseModel):
     method: MethodSettings
     normalize: NormalizeSettings
     metrics: dict[str, float] = Field(default_factory=dict, description="on validation images")
+    counts: dict[int, CountCalibration] = Field(
+        default_factory=dict, description="how the counts of a class relate to the truth, likewise"
+    )
     weights_hash: str = Field(default="", description="content hash of the weights")
 
     @model_validator(mode="after")
@@ -45,8 +48,8 @@ class BundleSpec(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything that changes predictions; the metrics do not."""
-        return fingerprint(self.model_dump(mode="json", exclude={"metrics"}))
+        """Changes with anything that changes predictions; what validation tells does not."""
+        return fingerprint(self.model_dump(mode="json", exclude={"metrics", "counts"}))
 
 
 def load_spec(uri: str) -> BundleSpec:

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeVar
 
 import pyarrow as pa
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.errors import ChangedError, DatasetError
-from pipeline.records import Classes
+from pipeline.records import Classes, CountCalibration
 from pipeline.tables.live import live_images
 from pipeline.tables.runs import Run, all_runs
 from pipeline.tables.schema import SCHEMAS
@@ -65,12 +65,20 @@ class OutputDataset:
                     f"{uri} holds the results of {differing}: give another --output, or --replace "
                     "(with --where for a part) to compute them anew"
                 )
+            # What was learned of counts on somebody's own images stays, also of models before.
+            spec = spec.model_copy(update={"counts": spec.counts | found.counts})
         return cls(uri, spec)
 
     def create(self) -> None:
         """Write dataset.json, where it does not say the same already."""
         if read_spec(self.uri) != self.spec:
             write_spec(self.uri, self.spec)
+
+    def calibrate(self, counts: Mapping[int, CountCalibration]) -> None:
+        """Keep how the counts of the newest model relate to the truth, instead of what it says."""
+        known = self.spec.counts | {self.spec.model: dict(counts)}
+        self.spec = self.spec.model_copy(update={"counts": known})
+        write_spec(self.uri, self.spec)
 
     @property
     def classes(self) -> Classes:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline import storage
 from pipeline.config import fingerprint
 from pipeline.errors import DatasetError
-from pipeline.records import ClassSpec
+from pipeline.records import ClassSpec, CountCalibration
 from pipeline.tables.schema import SCHEMA_VERSION
 
 
@@ -24,6 +24,8 @@ class DatasetSpec(BaseModel):
     settings: dict[str, Any]
     """Those that change results."""
     partition_columns: tuple[str, ...] = ()
+    counts: dict[str, dict[int, CountCalibration]] = {}
+    """Fingerprint of a model → class id → how its counts relate to the truth."""
 
     @property
     def results(self) -> str:

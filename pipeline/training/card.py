@@ -11,6 +11,7 @@ import yaml
 
 from pipeline import storage
 from pipeline.config import TrainSettings
+from pipeline.count_errors import CONFIDENCE, Counted, expect
 from pipeline.figures import ClassFigures
 from pipeline.metrics import Reliability
 from pipeline.models.bundle import BundleSpec
@@ -65,6 +66,7 @@ def model_card(facts: CardFacts) -> str:
         _what_it_is(facts),
         _how_to_predict(facts),
         _figures(facts.validation),
+        _counts(facts),
         _calibration(facts),
         _curve(facts.settings),
         _data(facts),
@@ -147,6 +149,30 @@ def class_table(classes: Iterable[ClassFigures]) -> tuple[list[str], list[list[o
     ]
     shown = [i for i in range(len(header)) if any(row[i] is not None for row in rows)]
     return [header[i] for i in shown], [[row[i] for i in shown] for row in rows]
+
+
+def _counts(facts: CardFacts) -> str:
+    counts = facts.validation.figures.counts
+    rows: list[list[object]] = []
+    for spec in facts.spec.classes:
+        if spec.id not in counts:
+            continue
+        known = counts[spec.id]
+        row: list[object] = [spec.name, known.ratio]
+        for images in (1, 100):
+            each = 100  # objects
+            found = expect([(Counted(images, images * each, images * each**2), known)])
+            row.append(f"{found.objects:,.0f} ± {found.error:,.0f}")
+        rows.append(row)
+    if not rows:
+        return ""
+    text = (
+        "How many objects there truly are where so many are counted, in images like those that "
+        f"were held out; in {CONFIDENCE:.0%} of cases the truth lies within the error. "
+        "`jobs.count` tells the same of predictions.\n\n"
+    )
+    header = ["class", "true for one counted", "100 in an image", "10,000 in a hundred"]
+    return _section("Counts", text + _table(header, rows))
 
 
 def _calibration(facts: CardFacts) -> str:
