@@ -126,7 +126,7 @@ class _Models:
 
     def column(self, batch: pa.RecordBatch) -> pa.Array:
         """The model of each row; empty where nobody asks."""
-        names = pa.array([""] * len(batch))
+        names = pa.array([""] * len(batch), pa.string())
         for name, models in (("image_id", self.of_images), ("shard", self.of_shards)):
             if models:
                 codes = pc.dictionary_encode(batch[name])

@@ -127,7 +127,8 @@ def edge_distance_by_rows(instances: Tensor) -> Tensor:
         farther = squares + step**2
         best[..., step:] = torch.minimum(best[..., step:], farther[..., :-step])
         best[..., :-step] = torch.minimum(best[..., :-step], farther[..., step:])
-    distance = best.sqrt().clamp_max(max(height, width))
+    # Not in float32, whose square root PyTorch may leave rounded either way on some processors.
+    distance = best.double().sqrt().float().clamp_max(max(height, width))
     return torch.where(instances > 0, distance + 1, 0)
 
 
