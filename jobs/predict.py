@@ -31,6 +31,9 @@ def _dry_run(log: Log, settings: PredictSettings) -> int:
     job = Backfill(settings)
     with job.plan() as planned:
         _tell_plan(log, job, planned)
+    if settings.prune:
+        number = job.gone().number
+        log.tell("prune", f"{number:,} images are gone: their rows would go, too", number=number)
     log.tell("done", "nothing is written")
     return DONE
 
@@ -64,7 +67,8 @@ def _work(
             _tell_result(log, final, settings.output)
             rejects, done = rejects + final.rejects, done + final.done
             renew, going_on = renew and not planned.renews, planned.resumed is not None
-    if not done:
+    pruned = _prune(log, job, lease) if settings.prune else 0
+    if not done and not pruned:
         log.tell("done", "nothing to do")
     share = rejects / done if done else 0.0
     if share > settings.max_reject_share:
@@ -75,6 +79,16 @@ def _work(
         )
         return TOO_MANY_REJECTS
     return DONE
+
+
+def _prune(log: Log, job: "Backfill", lease: "Lease") -> int:
+    """Looks anew at what is done, and at what there is."""
+    gone = job.gone()
+    if gone.number:
+        job.prune(gone, lease)
+        text = f"{gone.number:,} images are gone, and their rows with them"
+        log.tell("pruned", text, number=gone.number)
+    return gone.number
 
 
 def _execute(

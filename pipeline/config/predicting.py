@@ -1,8 +1,8 @@
 """How images are predicted."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from pipeline.config.base import PRECISION, Precision, Section
@@ -80,6 +80,16 @@ class PredictSettings(CollectionSettings, WritingSettings):
         description="compute images anew that are done, also with another model or other settings, "
         "and put the new rows in the place of the old ones, shard by shard; with --where a part",
     )
+    prune: bool = Field(
+        False,
+        description="in the end, take out the rows of images that are no longer in the input",
+    )
+    max_prune_share: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="of the images done; more are not pruned, since the listing may be at fault",
+    )
     stall_seconds: int = Field(
         600,
         ge=10,
@@ -131,6 +141,12 @@ class PredictSettings(CollectionSettings, WritingSettings):
     min_area: int | None = Field(None, ge=1, description="instead of the bundle's")
     regions: RegionSettings = RegionSettings()
     reader: ReaderSettings = ReaderSettings()
+
+    @model_validator(mode="after")
+    def _prunes_what_it_lists(self) -> Self:
+        if self.prune and self.where is not None:
+            raise ValueError("prune looks at the whole input: leave out where")
+        return self
 
     def decoding(self, method: MethodSettings) -> MethodSettings:
         """The bundle's method settings with this job's thresholds in their place.

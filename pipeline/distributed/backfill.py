@@ -9,6 +9,7 @@ from functools import partial
 from pipeline import storage
 from pipeline.config import PredictSettings
 from pipeline.distributed.notices import without_known_notices
+from pipeline.distributed.pruning import find_gone, prune
 from pipeline.distributed.rewriting import sweep_all
 from pipeline.distributed.rounds import OnTrouble, Rounds
 from pipeline.distributed.session import Resources, check_fits, ray_session, unwrapped_errors
@@ -27,7 +28,7 @@ from pipeline.images.collection import Collection, open_collection
 from pipeline.images.partitions import PartitionSpec
 from pipeline.models.bundle import BundleSpec, load_spec, read_weights
 from pipeline.parsing import to_yaml
-from pipeline.plan import Plan, plan_work, remaining
+from pipeline.plan import Gone, Plan, plan_work, remaining
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.lease import Lease, hold_lease
 from pipeline.tables.orphans import remove_orphans
@@ -188,6 +189,26 @@ class Backfill:
             settings = self.settings.model_dump(mode="json", exclude={"config"})
             run.finish(run_summary(run, self._tally(run), settings, self.bundle.fingerprint))
         return attempt.progress
+
+    def gone(self) -> Gone:
+        """What is done of images that the collection no longer holds.
+
+        Raises:
+            DataError: it is more than may be pruned.
+        """
+        found, most = find_gone(self.dataset, self.collection), self.settings.max_prune_share
+        if found.share > most:
+            raise DataError(
+                f"{found.number:,} images that are done, {found.share:.0%}, are no longer in "
+                f"{self.collection.uri}, and their rows stay: the limit is {most:.0%}. Where that "
+                "many are gone indeed, give a larger --max-prune-share"
+            )
+        return found
+
+    def prune(self, gone: Gone, lease: Lease) -> None:
+        """Take out the rows of images that are gone."""
+        with without_known_notices(), ray_session(), unwrapped_errors():
+            prune(self.dataset, gone, self.collection, lease)
 
     def _begin(self, work: Work) -> Run:
         self.dataset.create()

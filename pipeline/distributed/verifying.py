@@ -103,15 +103,18 @@ def missing(
     """Planned images whose URI has neither a row nor a reject, of the PLAN schema.
 
     Planned by a run that was completed, or for a shard that was discarded; what an interrupted run
-    has not done is not missing.
+    has not done is not missing, nor what was taken out since because it is gone.
     """
-    gone = pa.array(sorted(discarded), pa.string())
+    of_discarded = pa.array(sorted(discarded), pa.string())
 
     def plans() -> Iterator[pa.RecordBatch]:
         for run in runs:
             completed = run.completed
             for batch in run.plan():
-                yield batch if completed else batch.filter(pc.is_in(batch["shard"], gone))
+                yield batch if completed else batch.filter(pc.is_in(batch["shard"], of_discarded))
+            for batch in run.gone():
+                none = pa.nulls(batch.num_rows, pa.string())
+                yield batch.set_column(batch.schema.get_field_index("shard"), "shard", none)
 
     yield from missing_images(plans(), dataset.live(snapshot))
 

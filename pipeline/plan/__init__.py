@@ -10,11 +10,13 @@ says where), about 0.4 KB an image.
 from pipeline.plan.grouping import shard_id
 from pipeline.plan.plan import Plan
 from pipeline.plan.resume import remaining
-from pipeline.plan.whole import missing_images, repeated_uris
+from pipeline.plan.whole import Gone, gone_images, missing_images, repeated_uris
 from pipeline.plan.work import plan_work
 
 __all__ = [
+    "Gone",
     "Plan",
+    "gone_images",
     "missing_images",
     "plan_work",
     "remaining",

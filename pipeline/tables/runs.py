@@ -1,6 +1,7 @@
 """Runs: the plan that is kept, the attempts at it, and the story that they leave.
 
 _runs/<run>/plan/00000.parquet …   a row an image, the rows of a shard in one file
+_runs/<run>/gone/00000.parquet …   likewise, of images whose rows are taken out
 _runs/<run>/settings.yaml          as run
 _runs/<run>/run.json               written last: now the run exists
 _runs/<run>/poison.json            images that ended the process that worked on them
@@ -28,6 +29,8 @@ from pipeline.tables.schema import PLAN
 
 PARTS = "parts"
 """Folder of a run where parts of large images lie until their shard is committed."""
+PLANNED, GONE = "plan", "gone"
+"""Folders of a run: the images that it works on, and those whose rows it takes out."""
 _PART_ROWS = 1_000_000  # about 60 MB as a file, and 200 in memory
 
 
@@ -37,7 +40,7 @@ class RunSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: str
-    """predict, compact, sweep or repair."""
+    """predict, compact, sweep, repair or prune."""
     results: str
     """Fingerprint of what decides the rows (`DatasetSpec.results`)."""
     input: str = ""
@@ -60,6 +63,8 @@ class Run:
     """Files of the plan."""
     finished: bool
     """When it was looked at."""
+    gone_parts: int = 0
+    """Files of images whose rows are taken out."""
 
     @property
     def spec(self) -> RunSpec:
@@ -86,8 +91,15 @@ class Run:
         Raises:
             DatasetError: a file is damaged.
         """
-        for part in range(self.parts):
-            path = storage.join(self.uri, "plan", f"{part:05d}.parquet")
+        yield from self._images(PLANNED, self.parts)
+
+    def gone(self) -> Iterator[pa.RecordBatch]:
+        """The images whose rows it takes out, likewise."""
+        yield from self._images(GONE, self.gone_parts)
+
+    def _images(self, folder: str, parts: int) -> Iterator[pa.RecordBatch]:
+        for part in range(parts):
+            path = storage.join(self.uri, folder, f"{part:05d}.parquet")
             data = storage.read_bytes(path)
             try:
                 yield from batches_of_parquet(data)
@@ -135,22 +147,36 @@ class Run:
         return read_json(storage.join(self.uri, "summary.json"))
 
 
-def new_run(dataset: str, plan: Iterable[pa.RecordBatch], settings_yaml: str, **about: Any) -> Run:
-    """Keep a plan, with the settings that it runs with, before work begins."""
+def new_run(
+    dataset: str,
+    images: Iterable[pa.RecordBatch],
+    settings_yaml: str,
+    *,
+    folder: str = PLANNED,
+    **about: Any,
+) -> Run:
+    """Keep a plan, with the settings that it runs with, before work begins.
+
+    Args:
+        images: rows of PLAN.
+        folder: what they are: to be worked on, or gone.
+        about: for the `RunSpec`.
+    """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     run_id = f"{stamp}-{uuid.uuid4().hex[:6]}"
     uri = storage.join(dataset, RUNS, run_id)
     storage.write_bytes(storage.join(uri, "settings.yaml"), settings_yaml.encode())
-    parts = images = shards = 0
-    for part in _parts(plan):
+    parts = rows = shards = 0
+    for part in _parts(images):
         name = f"{parts:05d}.parquet"
-        storage.write_bytes(storage.join(uri, "plan", name), to_parquet(part))
-        parts, images = parts + 1, images + part.num_rows
+        storage.write_bytes(storage.join(uri, folder, name), to_parquet(part))
+        parts, rows = parts + 1, rows + part.num_rows
         shards += len(part["shard"].unique())
-    spec = RunSpec(images=images, shards=shards, **about)
+    spec = RunSpec(images=rows, shards=shards, **about)
     text = spec.model_dump_json(indent=2) + "\n"
     storage.write_bytes(storage.join(uri, "run.json"), text.encode())
-    return Run(run_id, uri, parts, finished=False)
+    planned, gone = (parts, 0) if folder == PLANNED else (0, parts)
+    return Run(run_id, uri, planned, finished=False, gone_parts=gone)
 
 
 def all_runs(dataset: str) -> list[Run]:
@@ -164,8 +190,9 @@ def all_runs(dataset: str) -> list[Run]:
         Run(
             run_id,
             storage.join(root, run_id),
-            parts=sum(name.startswith("plan/") for name in names),
+            parts=sum(name.startswith(f"{PLANNED}/") for name in names),
             finished="summary.json" in names,
+            gone_parts=sum(name.startswith(f"{GONE}/") for name in names),
         )
         for run_id, names in sorted(files.items())
         if "run.json" in names
