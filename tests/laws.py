@@ -1,15 +1,20 @@
 """What the tests of laws share: small collections, runs that die at a named place, comparisons."""
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import ray
 
-from pipeline.config import PredictSettings
+from jobs import predict, verify
+from pipeline.config import PredictSettings, VerifySettings
 from pipeline.synthetic import encode_image, make_scene
 from pipeline.tables.schema import SCHEMAS
 from tests.chaos import assert_same, tables
@@ -117,3 +122,52 @@ def die_at(point: str, command: list[str]) -> None:
         timeout=240,
     )
     assert died.returncode == _KILLED, f"{point}:\n{died.stdout}{died.stderr}"
+
+
+GOOD = [f"site-{site}/{n}.png" for site in "ab" for n in range(4)]
+BAD = ["site-b/bad0.png", "site-b/bad1.png"]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A collection, and the output of its first run."""
+
+    images: Path
+    output: Path
+    model: str
+
+    def settings(self, **more: object) -> PredictSettings:
+        return settings(self.images, self.model, self.output, **more)
+
+    def predict(self, **more: object) -> None:
+        assert predict.work(self.settings(**more)) == 0
+
+    def change(self, name: str, seed: int = 500) -> None:
+        write_image(self.images / name, seed, 50, 70)
+
+    @classmethod
+    def predicted(cls, folder: Path, model: str) -> "Scene":
+        """Images of two sites, and a first run over them."""
+        write_sites(folder / "images")
+        scene = cls(folder / "images", folder / "out", model)
+        scene.predict()
+        return scene
+
+    @contextlib.contextmanager
+    def to_change(self, folder: Path) -> "Iterator[Scene]":
+        """For one test: the images become again what they were, times included."""
+        shutil.copytree(self.images, folder / "kept")
+        shutil.copytree(self.output, folder / "out")
+        yield Scene(self.images, folder / "out", self.model)
+        shutil.rmtree(self.images)
+        shutil.copytree(folder / "kept", self.images)
+
+    def assert_whole(self) -> None:
+        """Clean, by our own fsck and by what a plain glob sees."""
+        assert verify.work(VerifySettings(dataset=str(self.output))) == 0
+        assert not list((self.output / "_replaced").glob("*"))
+        assert uris(self.output) == sorted(set(uris(self.output)))
+        ids = "select image_id from $images"
+        for table in ("objects", "counts", "masks"):
+            strange = f"select count(*) from ${table} where image_id not in ({ids})"
+            assert sql(self.output, strange) == [(0,)]

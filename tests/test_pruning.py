@@ -1,6 +1,5 @@
 """Images that are gone from their collection lose their rows, and nothing else does."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,36 +9,29 @@ from jobs import predict, verify
 from jobs._main import run_job
 from pipeline.config import PredictSettings, VerifySettings
 from tests.laws import (
+    BAD,
+    GOOD,
+    Scene,
     assert_same_rows,
     die_at,
     names,
     table_files,
     words,
     write_image,
-    write_sites,
 )
-from tests.test_replacing import BAD, GOOD, Scene
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @pytest.fixture(scope="module")
 def first(trained: str, tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    folder = tmp_path_factory.mktemp("pruning")
-    write_sites(folder / "images")
-    scene = Scene(folder / "images", folder / "out", trained)
-    scene.predict()
-    return scene
+    return Scene.predicted(tmp_path_factory.mktemp("pruning"), trained)
 
 
 @pytest.fixture
 def scene(first: Scene, tmp_path: Path) -> Iterator[Scene]:
-    """For one test to change; copied back, times included, since paths are what rows name."""
-    shutil.copytree(first.images, tmp_path / "kept")
-    shutil.copytree(first.output, tmp_path / "out")
-    yield Scene(first.images, tmp_path / "out", first.model)
-    shutil.rmtree(first.images)
-    shutil.copytree(tmp_path / "kept", first.images)
+    with first.to_change(tmp_path) as mine:
+        yield mine
 
 
 def remove(scene: Scene, *gone: str) -> None:

@@ -4,14 +4,13 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from jobs import compact, predict, verify
+from jobs import compact, predict
 from jobs._main import run_job
-from pipeline.config import CompactSettings, PredictSettings, VerifySettings
+from pipeline.config import CompactSettings, PredictSettings
 from pipeline.counting import count
 from pipeline.errors import ChangedError
 from pipeline.tables import snapshot as snapshots
@@ -19,69 +18,31 @@ from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.rewrite import Rewrite, rewrite
 from pipeline.tables.shard import discard_shards
 from tests.laws import (
+    BAD,
+    GOOD,
+    Scene,
     assert_same_rows,
     die_at,
     names,
-    settings,
     sql,
     table_files,
     uris,
     words,
     write_image,
-    write_sites,
 )
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-GOOD = [f"site-{site}/{n}.png" for site in "ab" for n in range(4)]
-BAD = ["site-b/bad0.png", "site-b/bad1.png"]
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A collection, and the output of its first run."""
-
-    images: Path
-    output: Path
-    model: str
-
-    def settings(self, **more: object) -> PredictSettings:
-        return settings(self.images, self.model, self.output, **more)
-
-    def predict(self, **more: object) -> None:
-        assert predict.work(self.settings(**more)) == 0
-
-    def change(self, name: str, seed: int = 500) -> None:
-        write_image(self.images / name, seed, 50, 70)
-
-    def assert_whole(self) -> None:
-        """Clean, by our own fsck and by what a plain glob sees."""
-        assert verify.work(VerifySettings(dataset=str(self.output))) == 0
-        assert not list((self.output / "_replaced").glob("*"))
-        assert uris(self.output) == sorted(set(uris(self.output)))
-        ids = "select image_id from $images"
-        for table in ("objects", "counts", "masks"):
-            strange = f"select count(*) from ${table} where image_id not in ({ids})"
-            assert sql(self.output, strange) == [(0,)]
-
 
 @pytest.fixture(scope="module")
 def first(trained: str, tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    folder = tmp_path_factory.mktemp("first")
-    write_sites(folder / "images")
-    scene = Scene(folder / "images", folder / "out", trained)
-    scene.predict()
-    return scene
+    return Scene.predicted(tmp_path_factory.mktemp("first"), trained)
 
 
 @pytest.fixture
 def scene(first: Scene, tmp_path: Path) -> Iterator[Scene]:
-    """For one test to change: the images become again what they were, times included."""
-    shutil.copytree(first.images, tmp_path / "kept")
-    shutil.copytree(first.output, tmp_path / "out")
-    yield Scene(first.images, tmp_path / "out", first.model)
-    shutil.rmtree(first.images)
-    shutil.copytree(tmp_path / "kept", first.images)
+    with first.to_change(tmp_path) as mine:
+        yield mine
 
 
 @pytest.mark.slow
