@@ -3,7 +3,7 @@
 Legend: H height, W width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.config import NormalizeSettings
 from pipeline.images.normalize import measure_range, normalize
-from pipeline.records import Classes, Pixels, SemanticMap, reported
+from pipeline.records import Classes, ObjectMask, Pixels, SemanticMap, reported
 
 Picture = NDArray[np.uint8]
 """(H, W, 3) red, green, blue."""
@@ -52,6 +52,20 @@ def draw(
             around = cv2.dilate(mine.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
             picture[edges & (mine | around & (ids == 0))] = colour
     return picture.astype(np.uint8)
+
+
+def outline(
+    picture: Picture, objects: Iterable[ObjectMask], classes: Classes, scale: float
+) -> None:
+    """Draw the whole outlines of objects that overlap over a picture at a scale, in place."""
+    colours = {spec.id: COLOURS[i % len(COLOURS)] for i, spec in enumerate(reported(classes))}
+    for one in objects:
+        mask = np.pad(one.mask().astype(np.uint8), 1)  # contours run along the outermost pixels
+        corner = (one.box.x0 - 1, one.box.y0 - 1)
+        found = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE, offset=corner)[0]
+        for points in found:
+            placed = ((points + 0.5) * scale - 0.5).round().astype(np.int32)
+            cv2.polylines(picture, [placed], True, colours[one.class_id], 1)
 
 
 def scaled(pixels: Pixels, scale: float) -> Picture:

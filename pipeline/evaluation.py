@@ -17,6 +17,7 @@ from pipeline.records import AnnotatedImage, Classes, Segmentation, thing_ids
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.lease import hold_lease
 from pipeline.tables.masks import decode_tiles
+from pipeline.tables.whole import WHOLE_COLUMNS, whole_object
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,13 @@ def _predicted(dataset: OutputDataset, image_id: str, height: int, width: int) -
     its = pc.field("image_id") == image_id
     columns = ["y0", "x0", "y1", "x1", "semantic", "instances", "object_ids"]
     tiles = dataset.read("masks", columns, its).to_pylist()
-    rows = dataset.read("objects", ["object_id", "class_id", "score"], its).sort_by("object_id")
+    more = WHOLE_COLUMNS if dataset.spec.overlapping else ()
+    names = ["object_id", "class_id", "score", *more]
+    rows = dataset.read("objects", names, its).sort_by("object_id")
     semantic, instances = decode_tiles(tiles, height, width)
-    return Segmentation(semantic, instances, rows["class_id"].to_numpy(), rows["score"].to_numpy())
+    objects = tuple(map(whole_object, rows.to_pylist())) if dataset.spec.overlapping else None
+    class_ids, scores = rows["class_id"].to_numpy(), rows["score"].to_numpy()
+    return Segmentation(semantic, instances, class_ids, scores, objects)
 
 
 def _figures(group: str, compared: list[_Compared], classes: Classes) -> Figures:

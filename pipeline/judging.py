@@ -11,16 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from pipeline.metrics import (
     AP_THRESHOLDS,
     Matches,
     iou_matrix,
+    iou_of,
     match_ious,
     matched_pairs,
     outside_void,
 )
-from pipeline.records import VOID, InstanceMap, Label, Segmentation, SemanticMap
+from pipeline.overlaps import membership_of, memberships
+from pipeline.records import VOID, InstanceMap, Label, ObjectMask, Segmentation, SemanticMap
 
 
 @dataclass(frozen=True)
@@ -39,10 +42,8 @@ class JudgedObjects:
 
 def judge_objects(truth: Label, found: Segmentation, class_ids: Iterable[int]) -> JudgedObjects:
     """Match the objects of one image, those of each class among themselves."""
-    guess = labelled_part(truth, found)
-    iou = iou_matrix(truth.instances, guess.instances)
-    true_class = object_classes(truth.instances, truth.semantic)
-    found_class = object_classes(guess.instances, guess.semantic)
+    pairs = _compare(truth, found) if found.objects is None else _compare_whole(truth, found)
+    iou, true_class, found_class = pairs
     matches, counts, hits = {}, {}, [np.zeros(0, np.int64)]
     for class_id in class_ids:
         rows = np.flatnonzero(true_class == class_id)
@@ -51,9 +52,50 @@ def judge_objects(truth: Label, found: Segmentation, class_ids: Iterable[int]) -
         counts[class_id] = (len(rows), len(columns))
         matches[class_id] = match_ious(of_class, *counts[class_id])
         hits.append(columns[matched_pairs(of_class, AP_THRESHOLDS[0])[1]].astype(np.int64))
-    drawn = np.bincount(guess.instances.ravel(), minlength=len(found.scores) + 1)[1:] > 0
-    scores = np.where(drawn, found.scores, np.nan).astype(np.float32)
+    known = np.zeros(len(found.scores) + 1, bool)
+    known[: len(found_class)] = found_class != VOID
+    scores = np.where(known[1:], found.scores, np.nan).astype(np.float32)
     return JudgedObjects(matches, counts, np.concatenate(hits), scores)
+
+
+_Pairs = tuple[csr_array, NDArray[np.uint8], NDArray[np.uint8]]
+"""(N + 1, M + 1) IoU of true and found objects by id, and the class of each; VOID for none."""
+
+
+def _compare(truth: Label, found: Segmentation) -> _Pairs:
+    """Objects as the maps show them."""
+    guess = labelled_part(truth, found)
+    return (
+        iou_matrix(truth.instances, guess.instances),
+        object_classes(truth.instances, truth.semantic),
+        object_classes(guess.instances, guess.semantic),
+    )
+
+
+def _compare_whole(truth: Label, found: Segmentation) -> _Pairs:
+    """Objects with the pixels that they share with others."""
+    assert found.objects is not None
+    shape = truth.semantic.shape
+    labelled = np.flatnonzero(truth.semantic != VOID)
+    theirs = memberships(found.objects, shape)
+    if truth.objects:
+        mine, true_class = memberships(truth.objects, shape), _said(truth.objects)
+    else:
+        mine = membership_of(truth.instances)
+        true_class = object_classes(truth.instances, truth.semantic)
+    found_class, whole = _said(found.objects), theirs.sum(1)
+    mine, theirs = mine[:, labelled], theirs[:, labelled]
+    # As `outside_void` does.
+    found_class[2 * theirs.sum(1) < whole] = VOID
+    return iou_of(mine, theirs), true_class, found_class
+
+
+def _said(objects: Sequence[ObjectMask]) -> NDArray[np.uint8]:
+    """(N + 1,) the class of each id."""
+    classes = np.full(max((one.id for one in objects), default=0) + 1, VOID, np.uint8)
+    for one in objects:
+        classes[one.id] = one.class_id
+    return classes
 
 
 def labelled_part(truth: Label, found: Segmentation) -> Label:

@@ -64,6 +64,15 @@ def iou_matrix(truth: InstanceMap, predicted: InstanceMap) -> csr_array:
     return coo_array((iou, (i, j)), shape).tocsr()
 
 
+def iou_of(truth: csr_array, predicted: csr_array) -> csr_array:
+    """The same of objects that may overlap, given as (N + 1, P) and (M + 1, P) ones at pixels."""
+    overlap = (truth @ predicted.T).tocoo()
+    area_i, area_j = truth.sum(1), predicted.sum(1)
+    i, j = overlap.row, overlap.col
+    iou = overlap.data / (area_i[i] + area_j[j] - overlap.data)
+    return coo_array((iou, (i, j)), overlap.shape).tocsr()
+
+
 def matched_pairs(
     iou: csr_array, threshold: float
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:

@@ -1,5 +1,6 @@
 """Predicted objects drawn over their images, many in one picture."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,12 +8,13 @@ import pyarrow.compute as pc
 
 from pipeline import storage
 from pipeline.config import ReaderSettings
-from pipeline.drawing import Picture, draw, frame, grid, legend
+from pipeline.drawing import Picture, draw, frame, grid, legend, outline
 from pipeline.errors import DatasetError
 from pipeline.images.windows import LevelChoice, open_windows, read_whole
-from pipeline.records import Box, Pixels
+from pipeline.records import Box, ObjectMask, Pixels
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.masks import decode_window
+from pipeline.tables.whole import WHOLE_COLUMNS, whole_object
 
 _LARGE = 4096  # pixels of a side, from which only the middle of an image is drawn
 _MIDDLE = 1024
@@ -46,9 +48,22 @@ def _cell(dataset: OutputDataset, row: dict[str, object], side: int) -> Picture:
     semantic, instances = decode_window(dataset.read("masks", columns, where).to_pylist(), box)
     pixels = _read(uri, box, dataset.spec.settings)
     scale = side / max(semantic.shape)
-    picture = draw(pixels, semantic, instances, dataset.classes, scale)
+    if dataset.spec.overlapping:
+        picture = draw(pixels, semantic, np.zeros_like(instances), dataset.classes, scale)
+        columns = ["object_id", "class_id", *WHOLE_COLUMNS]
+        rows = dataset.read("objects", columns, where).to_pylist()
+        objects = [_moved(whole_object(row), box) for row in rows]
+        outline(picture, objects, dataset.classes, scale)
+    else:
+        picture = draw(pixels, semantic, instances, dataset.classes, scale)
     middle = "" if box == (0, 0, height, width) else ", its middle"
     return frame(picture, side, f"{storage.name_of(uri)}: {row['n_objects']} objects{middle}")
+
+
+def _moved(one: ObjectMask, box: Box) -> ObjectMask:
+    """From the image to what is shown of it."""
+    y0, x0, y1, x1 = one.box
+    return replace(one, box=Box(y0 - box.y0, x0 - box.x0, y1 - box.y0, x1 - box.x0))
 
 
 def _shown(height: int, width: int) -> Box:

@@ -204,6 +204,8 @@ class Segmentation:
     """(N,) the class of each object."""
     scores: NDArray[np.float32]
     """(N,) how likely each object is right, 0 to 1."""
+    objects: tuple[ObjectMask, ...] | None = None
+    """(N,) every object whole, where they may overlap: then ``instances`` shows those on top."""
 
 
 @dataclass(frozen=True)

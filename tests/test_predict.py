@@ -252,6 +252,7 @@ def test_counts_are_those_of_the_objects(output: Path, capsys: pytest.CaptureFix
         OutputDataset.open(str(output / "images"))
 
 
+@pytest.mark.slow
 def test_zoomed_back_enlarged_images_have_the_same_objects(
     annotated: str, trained: str, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ CASES = [
     Case("semantic", method="semantic", batch_size=3, void=True),
     Case("parts", batch_size=5, accumulate=2),
     Case("standardised filters", batch_size=5, norm="weight"),
+    Case("proposals", method="proposals", batch_size=3, norm="weight"),
 ]
 
 

@@ -9,6 +9,7 @@ from pipeline.config.labels import VAL_FRACTION, LabelSettings
 from pipeline.config.logs import LogSettings
 from pipeline.config.model import (
     DEFAULT_REACH,
+    LEAST_DEPTH,
     MethodSettings,
     NetworkSettings,
     NormalizeSettings,
@@ -36,6 +37,7 @@ from pipeline.config.upkeep import CompactSettings, VerifySettings
 
 __all__ = [
     "DEFAULT_REACH",
+    "LEAST_DEPTH",
     "MOST_TILT",
     "VAL_FRACTION",
     "AugmentSettings",

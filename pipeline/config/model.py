@@ -9,6 +9,9 @@ from pipeline.config.base import CHOSEN, Section
 DEFAULT_REACH = 64
 """Of a bundle that names none."""
 
+LEAST_DEPTH = 0.1
+"""Of a pixel that may propose an object."""
+
 
 class NetworkSettings(Section):
     """The U-Net's shape."""
@@ -62,9 +65,10 @@ class NormalizeSettings(Section):
 class MethodSettings(Section):
     """How the network's outputs become classes and objects."""
 
-    name: Literal["auto", "semantic", "instance"] = Field(
+    name: Literal["auto", "semantic", "instance", "proposals"] = Field(
         "auto",
         description="semantic: classes of pixels; instance: also tells touching objects apart; "
+        "proposals: also objects that overlap, each whole, as long as they are star-convex; "
         "auto: instance when the labels hold instances",
     )
     class_weights: list[float] | None = Field(
@@ -94,8 +98,21 @@ class MethodSettings(Section):
         description="how far the votes for an object's middle are spread, as a share of the way "
         "that a vote of the image typically goes: less parts objects sooner, more joins them",
     )
+    proposal_threshold: float = Field(
+        0.4,
+        ge=LEAST_DEPTH,
+        lt=1,
+        description="how deep inside its object, as a share of the deepest, a pixel has to be to "
+        "propose one",
+    )
+    overlap: float = Field(
+        0.5, gt=0, lt=1, description="IoU from which two proposals are of one object"
+    )
     reach: int | None = Field(
-        None, ge=16, description=f"pixels from which an object's middle is found; {CHOSEN}"
+        None,
+        ge=16,
+        description="pixels from which an object's middle is found, or its edge by a proposal; "
+        f"{CHOSEN}",
     )
     min_area: int = Field(
         8, ge=1, description="objects of fewer pixels are taken for noise and dropped"
@@ -107,3 +124,8 @@ class MethodSettings(Section):
         "score; learned, with score_shift, so that a score says how often it is right",
     )
     score_shift: float = Field(0.0, description="what is added to the stretched log-odds")
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether objects may share pixels."""
+        return self.name == "proposals"

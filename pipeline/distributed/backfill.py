@@ -82,6 +82,7 @@ class Backfill:
             model=self.bundle.fingerprint,
             settings=settings.results_settings(),
             partition_columns=self.partitions.names,
+            overlapping=self.bundle.method.overlapping,
             counts={self.bundle.fingerprint: known} if (known := self.bundle.counts) else {},
         )
         self.dataset = OutputDataset.accepting(settings.output, spec, replace=settings.replace)

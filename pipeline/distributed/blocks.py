@@ -1,10 +1,11 @@
 """Records ⇄ the Arrow tables that travel between Ray Data's stages.
 
-One block is one shard. Pixels and maps travel as raw bytes with their shape beside them, so that
-the reading side sees them without a copy.
+One block is one shard. Pixels travel as raw bytes with their shape beside them, so that the reading
+side sees them without a copy. Maps are compressed, since there may be many of them and little in
+most, and unpacked an image at a time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from pipeline.distributed.timing import NO_SECONDS, SECONDS, StageSeconds
 from pipeline.records import Maps, Pixels, Reject, RowKey, Shard, SourceImage
 
 _MAP = "map:"
+_CODEC = "lz4"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,17 @@ class Block:
         return cls(shard.id, shard.partition, tuple(images))
 
 
-def to_table(block: Block, maps: Sequence[Maps | None] = ()) -> pa.Table:
+PackedMaps = Mapping[str, bytes]
+
+
+def packed(maps: Maps) -> PackedMaps:
+    """The maps of an image, in little memory."""
+    return {
+        name: pa.compress(plane.tobytes(), _CODEC, asbytes=True) for name, plane in maps.items()
+    }
+
+
+def to_table(block: Block, maps: Sequence[PackedMaps | None] = ()) -> pa.Table:
     """A block with the maps predicted so far, if any."""
     images, failure, n = block.images, block.failure, len(block.images)
     replaced = [image.source.replaces for image in images]
@@ -77,7 +89,7 @@ def to_table(block: Block, maps: Sequence[Maps | None] = ()) -> pa.Table:
     }
     schema = _BLOCK
     for name in sorted({name for one in maps if one for name in one}):
-        columns[_MAP + name] = [None if one is None else raw_bytes(one[name]) for one in maps]
+        columns[_MAP + name] = [None if one is None else one[name] for one in maps]
         schema = schema.append(pa.field(_MAP + name, pa.large_binary()))
     return pa.table(columns, schema)
 
@@ -100,17 +112,21 @@ def block_of(table: pa.Table) -> Block:
     )
 
 
-def maps_of(table: pa.Table) -> list[dict[str, NDArray[np.uint8]]]:
-    """The maps of a block, (H, W) each; empty for a rejected image."""
-    shapes = table["shape"].to_pylist()
-    maps: list[dict[str, NDArray[np.uint8]]] = [{} for _ in shapes]
-    for name in table.column_names:
-        if name.startswith(_MAP):
-            for i, buffer in enumerate(_buffers(table[name])):
-                if buffer is not None:
-                    plane = np.frombuffer(buffer, np.uint8).reshape(shapes[i][:2])
-                    maps[i][name.removeprefix(_MAP)] = plane
-    return maps
+def maps_of(table: pa.Table) -> Iterator[dict[str, NDArray[np.uint8]]]:
+    """The maps of each image of a block, (H, W) each; empty for a rejected image."""
+    planes = {
+        name.removeprefix(_MAP): _buffers(table[name])
+        for name in table.column_names
+        if name.startswith(_MAP)
+    }
+    for number, shape in enumerate(table["shape"].to_pylist()):
+        maps = {}
+        for name, buffers in planes.items():
+            data = buffers[number]
+            if data is not None:
+                whole = pa.decompress(data, shape[0] * shape[1], _CODEC)
+                maps[name] = np.frombuffer(whole, np.uint8).reshape(shape[:2])
+        yield maps
 
 
 def _read_image(row: Mapping[str, Any], buffer: pa.Buffer | None) -> ReadImage:

@@ -169,22 +169,22 @@ class LabelPart:
     def __call__(self, table: pa.Table) -> pa.Table:
         from pipeline.large.label import label_part
         from pipeline.large.predict import read_maps
+        from pipeline.large.whole import label_whole
+        from pipeline.methods.base import OverlapMethod, PartitionMethod
 
         def work(part: Part) -> pa.Table:
-            keep, grid = part.keep(self.settings), part.grid(self.settings)
+            keep, grid, method = part.keep(self.settings), part.grid(self.settings), self.method
             core, scale = grid.core(part.number), keep.read_scale()
-            window = grid.around(core, self.method.halo(scale))
-            label_part(
-                keep,
-                part.number,
-                grid,
-                self.method,
-                read_maps(keep, grid, window),
-                window,
-                scale,
-                _image(part, self.settings.predict, self.decoded).read(core),
-                (part.source.image_id, part.shard),
-            )
+            window = grid.around(core, method.halo(scale))
+            maps, key = read_maps(keep, grid, window), (part.source.image_id, part.shard)
+            image = _image(part, self.settings.predict, self.decoded)
+            if isinstance(method, OverlapMethod):
+                pixels = image.read(grid.around(core, method.largest))
+                label_whole(keep, part.number, grid, method, maps, window, pixels, key)
+            else:
+                assert isinstance(method, PartitionMethod)
+                pixels = image.read(core)
+                label_part(keep, part.number, grid, method, maps, window, scale, pixels, key)
             return to_table(replace(part, peak_memory=peak_memory()))
 
         return bare(_stage("commit", table, work))

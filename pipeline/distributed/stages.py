@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from pipeline.config import MethodSettings, PredictSettings
-from pipeline.distributed.blocks import Block, ReadImage, block_of, maps_of, to_table
+from pipeline.distributed.blocks import (
+    Block,
+    PackedMaps,
+    ReadImage,
+    block_of,
+    maps_of,
+    packed,
+    to_table,
+)
 from pipeline.distributed.failures import Failure
 from pipeline.distributed.reading import read_images, rejected
 from pipeline.distributed.timing import NO_SECONDS, SECONDS, Stage, StageSeconds, timed
@@ -28,7 +36,8 @@ from pipeline.records import Classes, Maps, Pixels, PredictedImage, Reject, Sour
 if TYPE_CHECKING:  # imported by the processes that need it
     from pipeline.predicting.predictor import Predictor
 
-_GROUP_VALUES = 100_000_000  # of four bytes each, that a predicting process holds at once
+_GROUP_BYTES = 400_000_000  # of inputs and maps, that a predicting process holds at once
+_MAPS = {False: 8, True: 40}  # about as many bytes a pixel, by whether objects may overlap
 
 
 @dataclass(frozen=True)
@@ -146,14 +155,15 @@ class PredictShard:
 
     def __init__(self, settings: GraphSettings, threads: int) -> None:
         self.predictor = load_predictor(settings, threads)
+        self.maps = _MAPS[settings.method.overlapping]
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return _stage("predict", table, self._predict)
 
     def _predict(self, block: Block, table: pa.Table) -> pa.Table:
         checked: list[ReadImage] = []
-        maps: list[Maps | None] = []
-        for group in group_in_order(block.images, _values, _GROUP_VALUES):
+        maps: list[PackedMaps | None] = []
+        for group in group_in_order(block.images, self._bytes, _GROUP_BYTES):
             inputs = []
             for image in group:
                 try:
@@ -162,9 +172,15 @@ class PredictShard:
                     checked.append(image)
                 except RejectError as error:
                     checked.append(rejected(image.source, "predict", error))
-            found = iter(self.predictor.predict(inputs))
+            found = map(packed, self.predictor.predict(inputs))
             maps += [None if i.pixels is None else next(found) for i in checked[len(maps) :]]
         return to_table(replace(block, images=tuple(checked)), maps)
+
+    def _bytes(self, image: ReadImage) -> int:
+        if image.pixels is None:
+            return 0
+        height, width, channels = image.pixels.shape
+        return int(height * width * (4 * channels + self.maps))
 
 
 class CommitShard:
@@ -227,10 +243,13 @@ class CommitShard:
         )
 
     def _decode(self, source: SourceImage, pixels: Pixels, maps: Maps) -> PredictedImage:
-        from pipeline.predicting.objects import measure_objects
+        from pipeline.predicting.objects import measure_objects, measure_whole
 
         found = self.method.decode(maps)
-        measures = measure_objects(found.instances, pixels, len(found.class_ids))
+        if found.objects is None:
+            measures = measure_objects(found.instances, pixels, len(found.class_ids))
+        else:
+            measures = measure_whole(found.objects, pixels)
         height, width, channels = pixels.shape
         return PredictedImage(source, (height, width, channels), found, measures)
 
@@ -245,10 +264,6 @@ def _stage(stage: Stage, table: pa.Table, work: Callable[[Block, pa.Table], pa.T
     except Exception as error:  # the driver judges it: see `rounds`
         bare = tuple(ReadImage(image.source) for image in block.images)
         return to_table(replace(block, images=bare, failure=Failure.of(error)))
-
-
-def _values(image: ReadImage) -> int:
-    return 0 if image.pixels is None else image.pixels.size
 
 
 def _row(result: ShardResult) -> pa.Table:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
@@ -37,7 +38,8 @@ def verify(dataset: OutputDataset, on_checked: OnChecked) -> Iterator[Finding]:
     runs = dataset.runs()
     yield from check_files(snapshot)
     yield from _check_images(dataset, snapshot, runs)
-    yield from check_shards(snapshot, planned_shards(snapshot, runs), on_checked)
+    shards = planned_shards(snapshot, runs)
+    yield from check_shards(snapshot, shards, on_checked, overlapping=dataset.spec.overlapping)
 
 
 def check_files(snapshot: Snapshot) -> Iterator[Finding]:
@@ -134,7 +136,11 @@ def planned_shards(snapshot: Snapshot, runs: Iterable[Run]) -> Iterator[Shard]:
 
 
 def check_shards(
-    snapshot: Snapshot, shards: Iterable[Shard], on_checked: OnChecked
+    snapshot: Snapshot,
+    shards: Iterable[Shard],
+    on_checked: OnChecked,
+    *,
+    overlapping: bool = False,
 ) -> Iterator[Finding]:
     """What is wrong inside the shards, a Ray Data graph over all of them."""
     waiting, checked = iter(shards), 0
@@ -142,7 +148,7 @@ def check_shards(
         data_context()
         items = [{"part": snapshot.only([shard.id]), "shard": shard} for shard in wave]
         rows = ray.data.from_items(items, override_num_blocks=len(items)).map(
-            _check, num_cpus=_CPUS, max_retries=2
+            partial(_check, overlapping=overlapping), num_cpus=_CPUS, max_retries=2
         )
         for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in cast(pa.Table, batch).to_pylist():
@@ -151,6 +157,6 @@ def check_shards(
                 yield from (Finding(**finding) for finding in row["findings"])
 
 
-def _check(row: dict[str, Any]) -> dict[str, Any]:
-    found = check_shard(row["part"], row["shard"])
+def _check(row: dict[str, Any], overlapping: bool) -> dict[str, Any]:
+    found = check_shard(row["part"], row["shard"], overlapping=overlapping)
     return {"shard": row["shard"].id, "findings": [asdict(finding) for finding in found]}

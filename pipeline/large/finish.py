@@ -15,6 +15,7 @@ from pipeline.errors import TesseraError
 from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep, Opened
 from pipeline.large.label import Cut, read_cut, read_seams
+from pipeline.large.whole import ids_in_masks
 from pipeline.predicting.merging import add_up, encode_runs, merge_sums
 from pipeline.predicting.objects import ObjectSums, measures_of
 from pipeline.predicting.stitch import Stitching, stitch
@@ -81,6 +82,8 @@ def finish_image(
         numbers = pa.array(ids[rows["object_id"].to_numpy() - 1], pa.int64())
         out.add_table("objects", rows.set_column(1, rows.schema.field(1), numbers))
         _count(objects, areas, rows)
+        if settings.overlapping:
+            ids = ids_in_masks(keep, part, grid, stitching.first)
         masks, moved = _masks(keep.read("masks", part), ids, crossing, part)
         out.add_table("masks", masks)
         pixels += moved

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep, columns, list_rows, one_row
-from pipeline.methods.base import Ballot, Method, count_votes, paint
+from pipeline.methods.base import Ballot, PartitionMethod, count_votes, paint
 from pipeline.methods.components import renumbered
 from pipeline.predicting.merging import runs_of
 from pipeline.predicting.objects import ObjectSums, encode_masks, measures_of, sum_objects
@@ -45,7 +45,7 @@ def label_part(
     keep: Keep,
     part: int,
     grid: Grid,
-    method: Method,
+    method: PartitionMethod,
     maps: Maps,
     window: Box,
     scale: NDArray[np.int64],
@@ -77,7 +77,7 @@ def label_part(
     certain = object_scores(certainty[whole - 1], measures.areas, method.settings)
     rows = object_rows(key, whole, class_ids[whole - 1], certain, measures, method.classes)
     keep.write("objects", part, rows)
-    keep.write("masks", part, _tiles(semantic, instances, n, core, key))
+    keep.write("masks", part, tiles_table(semantic, instances, n, core, key))
     found = Cut(
         cut,
         sums.take(cut - 1),
@@ -85,9 +85,9 @@ def label_part(
         certainty[cut - 1],
         runs_of(instances, cut.tolist(), core[:2]),
     )
-    keep.write("cut", part, _cut_table(found))
+    keep.write("cut", part, cut_table(found))
     seams = _seams(labels, labels[inside], instances, n, (y, x))
-    keep.write("seams", part, _seams_table(seams, np.bincount(semantic.ravel(), minlength=256)))
+    keep.write("seams", part, seams_table(seams, np.bincount(semantic.ravel(), minlength=256)))
 
 
 def read_seams(keep: Keep, part: int) -> tuple[Seams, NDArray[np.int64]]:
@@ -115,7 +115,8 @@ def read_cut(keep: Keep, part: int) -> Cut:
     )
 
 
-def _cut_table(cut: Cut) -> pa.Table:
+def cut_table(cut: Cut) -> pa.Table:
+    """What `read_cut` reads."""
     sums = cut.sums
     found = columns(
         {
@@ -133,7 +134,8 @@ def _cut_table(cut: Cut) -> pa.Table:
     return pa.table(found)
 
 
-def _seams_table(seams: Seams, pixels: NDArray[np.int64]) -> pa.Table:
+def seams_table(seams: Seams, pixels: NDArray[np.int64]) -> pa.Table:
+    """What `read_seams` reads."""
     lines = [(name, getattr(seams, name).tolist(), pa.list_(pa.int32())) for name in _LINES]
     counts = ("pixels", pixels.tolist(), pa.list_(pa.int64()))
     return one_row([("n", seams.n, pa.int64()), *lines, counts])
@@ -172,7 +174,7 @@ def _cut_labels(instances: InstanceMap, core: Box, grid: Grid) -> NDArray[np.int
     return labels[labels > 0].astype(np.int64)
 
 
-def _tiles(
+def tiles_table(
     semantic: SemanticMap, instances: InstanceMap, n: int, core: Box, key: tuple[str, str]
 ) -> pa.Table:
     """Rows of the masks table that name objects by their labels in the part."""

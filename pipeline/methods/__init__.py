@@ -3,12 +3,14 @@
 from pipeline.config import MethodSettings
 from pipeline.methods.base import Method
 from pipeline.methods.instance import InstanceMethod
+from pipeline.methods.proposals import ProposalMethod
 from pipeline.methods.semantic import SemanticMethod
 from pipeline.records import Classes
 
 METHODS: dict[str, type[Method]] = {
     SemanticMethod.name: SemanticMethod,
     InstanceMethod.name: InstanceMethod,
+    ProposalMethod.name: ProposalMethod,
 }
 
 

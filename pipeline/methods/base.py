@@ -10,7 +10,7 @@ computed on the device, cut and joined at region borders, and sent to whoever de
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -21,11 +21,13 @@ from torch import Tensor
 
 from pipeline.config import MethodSettings
 from pipeline.methods.components import renumbered
+from pipeline.overlaps import areas_of, draw_objects
 from pipeline.records import (
     VOID,
     Classes,
     InstanceMap,
     Maps,
+    ObjectMask,
     Segmentation,
     SemanticMap,
 )
@@ -38,8 +40,6 @@ class Method(ABC):
     name: str
     tunable: Mapping[str, Sequence[float]] = MappingProxyType({})
     """Settings of the decoding that are chosen on validation images, and the values to try."""
-    directed: frozenset[str] = frozenset()
-    """Heads whose two channels are the y and x of a direction: it turns with the image."""
     judged_by: Literal["objects", "pixels"] = "objects"
     """Whether AP of objects or IoU of pixels tells which of two networks is better."""
 
@@ -63,18 +63,28 @@ class Method(ABC):
         pairs = alike(self.classes, other.classes)
         return [(here, there, 1.0) for here, there in pairs.items()]
 
+    def upright(self, head: str, logits: Tensor, view: int) -> Tensor:
+        """(B, K, H, W) of a view, turned back (see `predicting.engine.look`) → as they are upright.
+
+        Where a head tells directions, they turn with the image.
+        """
+        return logits
+
     @abstractmethod
-    def targets(self, semantic: Tensor, instances: Tensor) -> dict[str, Tensor]:
-        """What the heads should say: name → (B, H, W), on the device of the labels.
+    def targets(
+        self, semantic: Tensor, instances: Tensor, covered: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """What the heads should say, on the device of the labels.
 
         Args:
             semantic: (B, H, W) class ids, or VOID.
             instances: (B, H, W) int32 ids of objects, each image's its own; 0 for none.
+            covered: likewise, of the objects right below those; for a method whose objects overlap.
         """
 
     @abstractmethod
     def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:
-        """Scalar loss of logits (B, K, H, W) a head against stacked targets (B, H, W)."""
+        """Scalar loss of logits (B, K, H, W) a head against targets."""
 
     @abstractmethod
     def maps(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -87,6 +97,14 @@ class Method(ABC):
     @abstractmethod
     def halo(self, scale: NDArray[np.int64]) -> int:
         """Pixels around a window that its labels depend on, and those one pixel beyond it."""
+
+    @abstractmethod
+    def decode(self, maps: Maps) -> Segmentation:
+        """The maps of one whole image → its classes and objects."""
+
+
+class PartitionMethod(Method):
+    """A method whose objects share no pixels, so that an image can be labelled in parts."""
 
     @abstractmethod
     def label(self, maps: Maps, scale: NDArray[np.int64]) -> InstanceMap:
@@ -104,7 +122,6 @@ class Method(ABC):
         """What each pixel says of the object that it belongs to."""
 
     def decode(self, maps: Maps) -> Segmentation:
-        """The maps of one whole image → its classes and objects."""
         instances, n = renumbered(self.label(maps, self.scale(maps)))
         ballot = self.ballot(maps)
         votes = count_votes(instances, n, ballot)
@@ -117,6 +134,47 @@ class Method(ABC):
             class_ids=class_ids,
             scores=object_scores(certainty, areas, self.settings),
         )
+
+
+class OverlapMethod(Method):
+    """A method whose objects may share pixels, each found from one pixel that stands for it."""
+
+    @abstractmethod
+    def find(self, maps: Maps) -> "list[FoundObject]":
+        """The maps of a window → its objects, in the order of their pixels.
+
+        `halo` away from where the window cuts the image, they are those of the whole image.
+        """
+
+    @property
+    @abstractmethod
+    def largest(self) -> int:
+        """Pixels that an object goes at most from the one that stands for it."""
+
+    def decode(self, maps: Maps) -> Segmentation:
+        found = self.find(maps)
+        objects = tuple(replace(one.mask, id=k) for k, one in enumerate(found, 1))
+        class_ids = np.array([one.class_id for one in objects], np.uint8)
+        instances = draw_objects(objects, maps["class"].shape)
+        certainty = np.array([one.certainty for one in found], np.int64)
+        return Segmentation(
+            semantic=paint(maps["class"], instances, class_ids, self.classes),
+            instances=instances,
+            class_ids=class_ids,
+            scores=object_scores(certainty, areas_of(objects), self.settings),
+            objects=objects,
+        )
+
+
+@dataclass(frozen=True)
+class FoundObject:
+    """An object that a method has found in a window."""
+
+    place: tuple[int, int]
+    """The pixel (y, x) that stands for it; no other object has the same."""
+    mask: ObjectMask
+    certainty: int
+    """Sum over its pixels of 255 times the probability that each belongs to an object."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +207,19 @@ def paint(
     painted = clear_unclaimed(semantic, claimed, classes)
     painted[claimed] = class_ids[instances[claimed] - 1]
     return painted
+
+
+def class_maps(logits: Tensor, classes: Classes) -> dict[str, Tensor]:
+    """(B, K, H, W) → of each pixel its class, its likeliest thing class, and whether it is any."""
+    probabilities = logits.float().softmax(1)
+    things = [i for i, spec in enumerate(classes) if spec.kind == "thing"]
+    chosen = probabilities.argmax(1)
+    ids = torch.tensor([spec.id for spec in classes], dtype=torch.uint8, device=chosen.device)
+    return {
+        "class": ids[chosen],
+        "thing": ids[things][probabilities[:, things].argmax(1)],
+        "foreground": to_byte(probabilities[:, things].sum(1).clamp_max(1)),
+    }
 
 
 def to_byte(probability: Tensor) -> Tensor:

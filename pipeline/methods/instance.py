@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pipeline.collective import sum_over_workers
 from pipeline.config import DEFAULT_REACH
-from pipeline.methods.base import Ballot, Method, class_lookup, to_byte
+from pipeline.methods.base import Ballot, Method, PartitionMethod, class_lookup, class_maps
 from pipeline.methods.losses import semantic_loss
 from pipeline.methods.shapes import ObjectPixels, edge_distance, middle_offsets, radii
 from pipeline.methods.voting import Reach, label_votes
@@ -37,11 +37,10 @@ _LARGEST_CRUMB = 100  # pixels
 _OFFSETS = ("offset_y", "offset_x")
 
 
-class InstanceMethod(Method):
+class InstanceMethod(PartitionMethod):
     """Two heads: a softmax over the classes, and the way to the middle of the object."""
 
     name = "instance"
-    directed = frozenset({"offset"})
     tunable = MappingProxyType(
         {
             "vote_blur": (0.15, 0.2, 0.3, 0.4, 0.5),
@@ -58,12 +57,22 @@ class InstanceMethod(Method):
             return [(axis, axis, other.reach / self.reach) for axis in range(2)]
         return super().carried_over(head, other)
 
+    def upright(self, head: str, logits: Tensor, view: int) -> Tensor:
+        if head != "offset":
+            return logits
+        y, x = logits.unbind(1)
+        if view & 4:
+            y, x = x, y
+        return torch.stack([-y if view & 2 else y, -x if view & 1 else x], 1)
+
     @property
     def reach(self) -> float:
         """Pixels that an offset spans at most."""
         return float(self.settings.reach or DEFAULT_REACH)
 
-    def targets(self, semantic: Tensor, instances: Tensor) -> dict[str, Tensor]:
+    def targets(
+        self, semantic: Tensor, instances: Tensor, covered: Tensor | None = None
+    ) -> dict[str, Tensor]:
         channel = class_lookup(self.classes).to(semantic.device)[semantic.long()]
         pixels, unit = ObjectPixels.find(instances), self.reach / _UNITS
         offset_y, offset_x = middle_offsets(pixels, edge_distance(instances))
@@ -82,15 +91,9 @@ class InstanceMethod(Method):
         return semantic + _offset_loss(outputs["offset"].float(), truth, targets["sharpness"])
 
     def maps(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        probabilities = outputs["semantic"].float().softmax(1)
-        things = [i for i, spec in enumerate(self.classes) if spec.kind == "thing"]
-        ids = torch.tensor([spec.id for spec in self.classes], dtype=torch.uint8)
-        chosen = probabilities.argmax(1)
         offset = (outputs["offset"].float() / _UNITS).clamp(-1, 1) * 127 + 128
         return {
-            "class": ids.to(chosen.device)[chosen],
-            "thing": ids[things].to(chosen.device)[probabilities[:, things].argmax(1)],
-            "foreground": to_byte(probabilities[:, things].sum(1).clamp_max(1)),
+            **class_maps(outputs["semantic"], self.classes),
             "offset_y": offset[:, 0].round_().to(torch.uint8),
             "offset_x": offset[:, 1].round_().to(torch.uint8),
         }

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.methods.base import Ballot, Method, class_lookup, to_byte
+from pipeline.methods.base import Ballot, PartitionMethod, class_lookup, to_byte
 from pipeline.methods.components import connected_components, drop_small
 from pipeline.methods.losses import semantic_loss
 from pipeline.records import InstanceMap, Maps, thing_ids
 
 
-class SemanticMethod(Method):
+class SemanticMethod(PartitionMethod):
     """One head: a softmax over the classes."""
 
     name = "semantic"
@@ -26,7 +26,9 @@ class SemanticMethod(Method):
     def heads(self) -> dict[str, int]:
         return {"semantic": len(self.classes)}
 
-    def targets(self, semantic: Tensor, instances: Tensor) -> dict[str, Tensor]:
+    def targets(
+        self, semantic: Tensor, instances: Tensor, covered: Tensor | None = None
+    ) -> dict[str, Tensor]:
         return {"semantic": class_lookup(self.classes).to(semantic.device)[semantic.long()]}
 
     def loss(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> Tensor:

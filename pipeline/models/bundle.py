@@ -49,7 +49,11 @@ class BundleSpec(BaseModel):
     @property
     def fingerprint(self) -> str:
         """Changes with anything that changes predictions; what validation tells does not."""
-        return fingerprint(self.model_dump(mode="json", exclude={"metrics", "counts"}))
+        said = self.model_dump(mode="json", exclude={"metrics", "counts"})
+        if self.method.name != "proposals":  # whose settings came later than the first bundles
+            for name in ("proposal_threshold", "overlap"):
+                del said["method"][name]
+        return fingerprint(said)
 
 
 def load_spec(uri: str) -> BundleSpec:

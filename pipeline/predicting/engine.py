@@ -4,7 +4,7 @@ Legend: B batch, H height, W width, C channels.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +19,8 @@ from pipeline.methods.base import Method
 from pipeline.models.blocks import StandardConv
 from pipeline.models.unet import UNet
 from pipeline.predicting.zoom import NO_ZOOM, Zoom
+
+Upright = Callable[[str, torch.Tensor, int], torch.Tensor]
 
 
 def pick_device() -> torch.device:
@@ -86,7 +88,7 @@ class TorchEngine:
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last in memory
         height, width = batch.shape[-2:]
         seen = _resized(batch.to(self.device), self.zoom.seen(height), self.zoom.seen(width))
-        found = look(self.network, seen.to(self.dtype), self.views, self.method.directed)
+        found = look(self.network, seen.to(self.dtype), self.views, self.method.upright)
         return {name: _resized(logits, height, width) for name, logits in found.items()}
 
 
@@ -101,23 +103,21 @@ def look(
     network: nn.Module,
     batch: torch.Tensor,
     views: int,
-    directed: frozenset[str] = frozenset(),
+    upright: Upright = lambda head, logits, view: logits,
 ) -> Mapping[str, torch.Tensor]:
     """Logits of (B, C, H, W), averaged over so many of its mirrored and turned views, 1 to 8.
 
     Two: also mirrored. Four: also upside down. Eight: also turned by a right angle.
 
     Args:
-        directed: heads whose two channels are the y and x of a direction.
+        upright: see `Method.upright`.
     """
     total: dict[str, torch.Tensor] = {}
     for view in range(views):
         seen: Mapping[str, torch.Tensor] = network(_turn(batch, view))
         for name, logits in seen.items():
-            upright = _turn_back(logits.float(), view)
-            if name in directed:
-                upright = _redirect(upright, view)
-            total[name] = total[name] + upright if name in total else upright
+            back = upright(name, _turn_back(logits.float(), view), view)
+            total[name] = total[name] + back if name in total else back
     return {name: logits / views for name, logits in total.items()}
 
 
@@ -132,14 +132,6 @@ def _turn_back(batch: torch.Tensor, view: int) -> torch.Tensor:
     axes = [axis for axis, bit in ((3, 1), (2, 2)) if view & bit]
     upright = batch.transpose(2, 3) if view & 4 else batch
     return upright.flip(axes) if axes else upright
-
-
-def _redirect(directions: torch.Tensor, view: int) -> torch.Tensor:
-    """(B, 2, H, W) of y and x as seen in a view → as they are upright."""
-    y, x = directions.unbind(1)
-    if view & 4:
-        y, x = x, y
-    return torch.stack([-y if view & 2 else y, -x if view & 1 else x], 1)
 
 
 def fold_norms(module: nn.Module) -> nn.Module:

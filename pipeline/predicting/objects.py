@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from pipeline.records import InstanceMap, ObjectMeasures, Pixels
+from pipeline.overlaps import pixels_of
+from pipeline.records import InstanceMap, ObjectMask, ObjectMeasures, Pixels
 
 _PIXEL = 1 / 12  # second moment of a unit square about its centre
 
@@ -59,15 +60,44 @@ def sum_objects(
     Args:
         corner: where in the image the map begins; only boxes know it.
     """
-    height, width = instances.shape
     boxes = _boxes(instances, n)
     flat = np.flatnonzero(instances)
     owner = instances.ravel()[flat] - 1
-    y, x = np.divmod(flat, width)
-    y -= boxes[owner, 0]
-    x -= boxes[owner, 1]
+    y, x = np.divmod(flat, instances.shape[1])
+    return _sum_pixels(owner, y, x, boxes, pixels, corner)
+
+
+def measure_whole(
+    objects: Sequence[ObjectMask],
+    pixels: Pixels,
+    corner: tuple[int, int] = (0, 0),
+    size: tuple[int, int] | None = None,
+) -> ObjectMeasures:
+    """Measure objects that may overlap in the (H, W, C) pixels below them.
+
+    Args:
+        corner: where in the image the pixels begin; only the measures know it.
+        size: height and width of the image, where that is more than these pixels.
+    """
+    boxes = np.array([one.box for one in objects], np.int64).reshape(-1, 4)
+    sums = _sum_pixels(*pixels_of(objects), boxes, pixels, corner)
+    rles = [_encode(one.mask()) for one in objects]
+    return measures_of(sums, rles, *(size or pixels.shape[:2]))
+
+
+def _sum_pixels(
+    owner: NDArray[np.integer],
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    boxes: NDArray[np.int64],
+    pixels: Pixels,
+    corner: tuple[int, int],
+) -> ObjectSums:
+    """The sums of N objects over their pixels, each at a row and a column of (H, W, C)."""
+    n = len(boxes)
+    y, x = rows - boxes[owner, 0], columns - boxes[owner, 1]
     products = [p.astype(np.float64) for p in (y, x, y * y, x * x, y * x)]
-    found = pixels.reshape(height * width, -1)[flat].astype(np.float64)
+    found = pixels[rows, columns].astype(np.float64)
     return ObjectSums(
         boxes=boxes + np.tile(np.array(corner), 2),
         areas=np.bincount(owner, minlength=n).astype(np.int64),
@@ -126,10 +156,13 @@ def encode_masks(
     for label in range(1, len(boxes) + 1) if chosen is None else chosen:
         y0, x0, y1, x1 = boxes[label - 1]
         window = instances[y0 - y : y1 - y, x0 - x : x1 - x]
-        mask = np.asfortranarray(window == label, dtype=np.uint8)
-        counts: bytes = coco_mask.encode(mask)["counts"]
-        rles.append(counts.decode("ascii"))
+        rles.append(_encode(window == label))
     return rles
+
+
+def _encode(mask: NDArray[np.bool_]) -> str:
+    counts: bytes = coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"]
+    return counts.decode("ascii")
 
 
 def _ellipses(

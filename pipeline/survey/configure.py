@@ -132,10 +132,10 @@ def decide_method(settings: MethodSettings, data: AnnotatedData) -> MethodSettin
         SettingsError: the settings ask for what the labels don't hold.
     """
     things = thing_ids(data.classes)
-    if settings.name == "instance" and not (data.has_instances and things):
+    if settings.name in ("instance", "proposals") and not (data.has_instances and things):
         raise SettingsError(
-            f"setting method.name: instance needs labelled objects of a class of kind thing in "
-            f"{data.uri}"
+            f"setting method.name: {settings.name} needs labelled objects of a class of kind thing "
+            f"in {data.uri}"
         )
     weights = settings.class_weights
     if weights is not None and len(weights) != len(data.classes):

@@ -93,8 +93,12 @@ def why_method(name: str, classes: Classes, train: SplitFingerprint) -> str:
     """Why a method fits the labels."""
     things = [spec.name for spec in classes if spec.kind == "thing"]
     stuff = [spec.name for spec in classes if spec.kind == "stuff"]
-    if name == "instance":
+    if name != "semantic":
         touching = f", of which {train.touching / max(train.objects, 1):.0%} touch another"
+        if train.overlapping:
+            touching += f" and {train.overlapping / max(train.objects, 1):.0%} overlap one"
+            if name == "instance":
+                touching += ", which --method.name proposals would find whole"
         both = f"; it learns the stuff ({listed(stuff)}) as well" if stuff else ""
         return (
             f"the labels tell {train.objects:,} objects of {listed(things)} apart{touching}{both}"
@@ -297,7 +301,7 @@ def choose_objects(
     method: str, train: SplitFingerprint, crop: int, room: float
 ) -> tuple[float, str]:
     """Where many crops would hold no object, so many of them are centred on one; at most `room`."""
-    if method != "instance" or not train.objects:
+    if method == "semantic" or not train.objects:
         return 0.0, "no objects to centre on"
     row = _nearest_cell(crop)
     empty = 1 - train.object_cells[row] / max(train.cells[row], 1)

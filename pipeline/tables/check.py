@@ -1,7 +1,8 @@
 """One shard held against its plan and its own tables: laws 1 and 4, for whoever doubts.
 
 What is checked: every file can be read whole; each planned image has a row or a reject, once;
-counts are the objects, grouped; objects are the labels in the masks; the tiles cover each image.
+counts are the objects, grouped; objects are the labels in the masks, where those that may overlap
+hide one another; the tiles cover each image.
 """
 
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from pipeline import storage
 from pipeline.errors import DatasetError, StorageError
@@ -25,7 +26,7 @@ from pipeline.tables.snapshot import Snapshot
 Tables = Mapping[str, pa.Table]
 Rows = list[dict[str, Any]]
 
-_READ = ["image_id", "object_id", "class_id", "area"]
+_READ = ["image_id", "object_id", "class_id", "area", "y0", "x0", "y1", "x1", "rle"]
 """Columns of objects that are looked at."""
 
 
@@ -42,10 +43,11 @@ class Finding:
     """Whose rows can't be relied on, if it is that."""
 
 
-def check_shard(snapshot: Snapshot, planned: Shard) -> list[Finding]:
+def check_shard(snapshot: Snapshot, planned: Shard, *, overlapping: bool = False) -> list[Finding]:
     """What is wrong with a committed shard.
 
     Args:
+        overlapping: whether objects may share pixels.
         planned: with the images that its plan names, those included that are replaced since;
             without any, where no plan knows the shard.
     """
@@ -55,7 +57,7 @@ def check_shard(snapshot: Snapshot, planned: Shard) -> list[Finding]:
     found = [
         *_place(snapshot, planned),
         *_against_plan(tables, planned),
-        *_against_one_another(tables),
+        *_against_one_another(tables, overlapping),
     ]
     partition = snapshot.shards[planned.id]
     file = shard_file(snapshot.uri, "images", partition, planned.id)
@@ -97,7 +99,7 @@ def _against_plan(tables: Tables, planned: Shard) -> Iterator[str]:
         yield f"{uri} ({version}) was not planned for this shard"
 
 
-def _against_one_another(tables: Tables) -> Iterator[str]:
+def _against_one_another(tables: Tables, overlapping: bool) -> Iterator[str]:
     images = tables["images"].to_pylist()
     known = {row["image_id"] for row in images}
     parts = {}
@@ -109,12 +111,13 @@ def _against_one_another(tables: Tables) -> Iterator[str]:
     for image in images:
         key = image["image_id"]
         mine = {name: part.get(key, tables[name].slice(0, 0)) for name, part in parts.items()}
-        for what in _image(image, mine["objects"], mine["counts"].to_pylist(), mine["masks"]):
+        rows = mine["objects"], mine["counts"].to_pylist(), mine["masks"]
+        for what in _image(image, *rows, overlapping):
             yield f"{image['uri']}: {what}"
 
 
 def _image(
-    image: dict[str, Any], objects: pa.Table, counts: Rows, masks: pa.Table
+    image: dict[str, Any], objects: pa.Table, counts: Rows, masks: pa.Table, overlapping: bool
 ) -> Iterator[str]:
     if image["n_objects"] != objects.num_rows:
         yield f"n_objects is {image['n_objects']}, and {objects.num_rows} objects have a row"
@@ -133,15 +136,18 @@ def _image(
             )
     if set(np.unique(class_ids).tolist()) - {row["class_id"] for row in counts}:
         yield "objects are of a class that is not counted"
-    yield from _masks(image, ids, areas, counts, masks)
+    told = dict(zip(ids.tolist(), areas.tolist(), strict=True))
+    if overlapping:
+        yield from _areas(_encoded(objects), told, "their own masks")
+    yield from _masks(image, told, counts, masks, overlapping)
 
 
 def _masks(
     image: dict[str, Any],
-    ids: NDArray[np.int64],
-    areas: NDArray[np.int64],
+    told: Mapping[int, int],
     counts: Rows,
     masks: pa.Table,
+    overlapping: bool,
 ) -> Iterator[str]:
     """A tile at a time: an image may be larger than memory."""
     boxes = masks.select(["y0", "x0", "y1", "x1"]).to_pylist()
@@ -165,7 +171,9 @@ def _masks(
     except (DatasetError, ValueError, IndexError) as error:
         yield f"a mask can't be decoded: {error}"
         return
-    yield from _areas(drawn, dict(zip(ids.tolist(), areas.tolist(), strict=True)))
+    if overlapping:  # what lies below others is not drawn
+        drawn.update({key: told[key] - drawn[key] for key in told if drawn[key] < told[key]})
+    yield from _areas(drawn, told, "the masks")
     for row in counts:
         if pixels[row["class_id"]] != row["pixels"]:
             yield (
@@ -174,13 +182,23 @@ def _masks(
             )
 
 
-def _areas(drawn: Mapping[int, int], told: Mapping[int, int]) -> Iterator[str]:
+def _encoded(objects: pa.Table) -> dict[int, int]:
+    """Object → the pixels of its own mask."""
+    found = {}
+    for row in objects.to_pylist():
+        size = [row["y1"] - row["y0"], row["x1"] - row["x0"]]
+        code = {"size": size, "counts": row["rle"].encode()}
+        found[row["object_id"]] = int(coco_mask.area(code))
+    return found
+
+
+def _areas(drawn: Mapping[int, int], told: Mapping[int, int], where: str) -> Iterator[str]:
     drawn = {key: area for key, area in drawn.items() if area}
     differing = {key for key in drawn.keys() | told.keys() if drawn.get(key) != told.get(key)}
     if differing:
         first = min(differing)
         yield (
-            f"{len(differing)} objects differ from the masks, such as {first}: "
+            f"{len(differing)} objects differ from {where}, such as {first}: "
             f"{told.get(first)} pixels, not {drawn.get(first)}"
         )
 

@@ -24,6 +24,8 @@ class DatasetSpec(BaseModel):
     settings: dict[str, Any]
     """Those that change results."""
     partition_columns: tuple[str, ...] = ()
+    overlapping: bool = False
+    """Whether objects may share pixels: then masks show those on top, and `rle` the whole."""
     counts: dict[str, dict[int, CountCalibration]] = {}
     """Fingerprint of a model → class id → how its counts relate to the truth."""
 
@@ -47,6 +49,8 @@ class DatasetSpec(BaseModel):
             yield f"schema version {self.schema_version}, not {other.schema_version}"
         if self.classes != other.classes:
             yield f"classes {_names(self)}, not {_names(other)}"
+        if self.overlapping != other.overlapping:
+            yield f"objects that {_may(self)}, not {_may(other)}"
         if self.partition_columns != other.partition_columns:
             yield f"partitions {_columns(self)}, not {_columns(other)}"
 
@@ -81,6 +85,10 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _names(spec: DatasetSpec) -> str:
     return ", ".join(one.name for one in spec.classes)
+
+
+def _may(spec: DatasetSpec) -> str:
+    return "may overlap" if spec.overlapping else "share no pixels"
 
 
 def _columns(spec: DatasetSpec) -> str:

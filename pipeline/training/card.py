@@ -88,9 +88,10 @@ def _head(facts: CardFacts) -> str:
 def _what_it_is(facts: CardFacts) -> str:
     spec = facts.spec
     ability = {
-        "pixels": "tells the classes of pixels apart",
-        "objects": "finds objects, touching ones each for itself",
-    }["pixels" if spec.method.name == "semantic" else "objects"]
+        "semantic": "tells the classes of pixels apart",
+        "instance": "finds objects, touching ones each for itself",
+        "proposals": "finds objects, overlapping ones each whole",
+    }[spec.method.name]
     network = spec.network
     return (
         f"A U-Net that {ability}, from images of {_plural(spec.channels, 'channel')}: "

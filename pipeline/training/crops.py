@@ -19,8 +19,9 @@ from torch import Tensor
 
 from pipeline.config import AugmentSettings, SamplingSettings
 from pipeline.images.normalize import IntensityRange, match_channels
-from pipeline.methods.base import Method
-from pipeline.records import VOID, Label, Pixels, Sample
+from pipeline.methods.base import Method, OverlapMethod
+from pipeline.overlaps import draw_covered
+from pipeline.records import VOID, Box, InstanceMap, Label, Pixels, Sample
 from pipeline.training.geometry import (
     Geometry,
     cut_plain,
@@ -81,6 +82,8 @@ class Window:
     """Into the window."""
     bounds: IntensityRange
     """Of the whole image."""
+    covered: InstanceMap | None = None
+    """The objects right below those of the label, for a method whose objects overlap."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class Cut:
     crop: int
     augment: AugmentSettings
     seed: int
+    overlapping: bool = False
+    """Whether to look below objects as well."""
 
     def __call__(self, sample: Sample, bounds: IntensityRange, pick: Pick) -> Window:
         height, width = sample.pixels.shape[:2]
@@ -98,7 +103,12 @@ class Cut:
         drawn = draw_geometry(height, width, self.crop, self.augment, rng, focus)
         box, geometry = cut_window(height, width, self.crop, drawn)
         label = Label(sample.label.semantic[box], sample.label.instances[box])
-        return Window(pick, sample.pixels[box], label, geometry, bounds)
+        covered = None
+        if self.overlapping:
+            rows, columns = box
+            window = Box(rows.start, columns.start, rows.stop, columns.stop)
+            covered = draw_covered(sample.label, window)
+        return Window(pick, sample.pixels[box], label, geometry, bounds, covered)
 
 
 class CropSource:
@@ -180,7 +190,9 @@ class CropSource:
             for part in np.array_split(np.arange(step * batch_size, (step + 1) * batch_size), parts)
         ]
         picks = (order[position] for group in groups for position in group)
-        windows = self.samples.stream(picks, Cut(self.crop, self.augment, self.seed))
+        overlapping = isinstance(self.method, OverlapMethod)
+        cut = Cut(self.crop, self.augment, self.seed, overlapping)
+        windows = self.samples.stream(picks, cut)
         for group in groups:
             yield self._batch([next(windows) for _ in group])
 
@@ -211,44 +223,45 @@ class CropSource:
             )
             for window in windows
         ]
-        pixels, semantic, instances = self._look(windows)
+        pixels, semantic, *instances = self._look(windows)
         images = change_intensity(self._normalize(pixels, windows), changes)
         return Batch(
             images=images.contiguous(memory_format=torch.channels_last),
-            targets=self.method.targets(semantic, instances),
+            targets=self.method.targets(semantic, *instances),
         )
 
-    def _look(self, windows: list[Window]) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, S, S) values as in the files, and (B, S, S) classes and instances.
+    def _look(self, windows: list[Window]) -> list[Tensor]:
+        """(B, C, S, S) values as in the files, and (B, S, S) each of what labels say.
 
         Crops that are not warped need no interpolation, nor a grid to look up their pixels by: on a
         CPU, that is; a GPU rather looks at all alike.
         """
         batch, side, device = len(windows), self.crop, self.device
         pixels = torch.empty(batch, self.channels, side, side, device=device)
-        semantic = torch.empty(batch, side, side, dtype=torch.uint8, device=device)
-        instances = torch.empty(batch, side, side, dtype=torch.int32, device=device)
+        planes = [_planes(window) for window in windows]
+        seen = [
+            torch.empty(batch, side, side, dtype=torch.from_numpy(plane[:0]).dtype, device=device)
+            for plane in planes[0]
+        ]
         warped = []
         for place, window in enumerate(windows):
-            label, geometry = window.label, window.geometry
+            geometry = window.geometry
             if device.type != "cpu" or not is_plain(geometry):
                 warped.append(place)
                 continue
-            seen = match_channels(cut_plain(window.pixels, geometry, side), self.channels)
-            pixels[place] = torch.from_numpy(seen.astype(np.float32)).movedim(-1, 0)
-            semantic[place] = torch.from_numpy(cut_plain(label.semantic, geometry, side))
-            instances[place] = torch.from_numpy(cut_plain(label.instances, geometry, side))
+            cut = match_channels(cut_plain(window.pixels, geometry, side), self.channels)
+            pixels[place] = torch.from_numpy(cut.astype(np.float32)).movedim(-1, 0)
+            for whole, plane in zip(seen, planes[place], strict=True):
+                whole[place] = torch.from_numpy(cut_plain(plane, geometry, side))
         if warped:
             some = [windows[place] for place in warped]
             sizes = [window.label.semantic.shape for window in some]
             grid = sampling_grid([w.geometry for w in some], sizes, side, device)
             self._look_linear(some, grid, pixels, warped)
-            for whole, planes in (
-                (semantic, [w.label.semantic for w in some]),
-                (instances, [w.label.instances for w in some]),
-            ):
-                whole[warped] = sample_nearest(_stack(planes, device).unsqueeze(1), grid).squeeze(1)
-        return pixels, semantic, instances
+            for number, whole in enumerate(seen):
+                stacked = _stack([planes[place][number] for place in warped], device)
+                whole[warped] = sample_nearest(stacked.unsqueeze(1), grid).squeeze(1)
+        return [pixels, *seen]
 
     def _look_linear(
         self, windows: list[Window], grid: Tensor, pixels: Tensor, places: list[int]
@@ -275,6 +288,13 @@ class CropSource:
         span = high - low
         values = pixels.sub_(low).mul_(torch.where(span > 0, 1 / span, 0))
         return values.nan_to_num_(0.0, 3.0, -1.0).clamp_(-1, 3)
+
+
+def _planes(window: Window) -> list[NDArray[np.integer]]:
+    """(H, W) each: classes, objects and, where they are looked at, the objects below those."""
+    label = window.label
+    below = [] if window.covered is None else [window.covered]
+    return [label.semantic, label.instances, *below]
 
 
 def _stack(arrays: Sequence[NDArray[np.generic]], device: torch.device) -> Tensor:
