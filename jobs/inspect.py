@@ -14,6 +14,7 @@ from pipeline.config import InspectSettings, TrainSettings
 if TYPE_CHECKING:  # Ray and PyTorch are imported when there is work for them
     from pipeline.distributed.survey import Survey
     from pipeline.survey.configure import Configuration
+    from pipeline.training.pretrained import Pretrained
 
 
 def work(settings: InspectSettings) -> int:
@@ -22,6 +23,14 @@ def work(settings: InspectSettings) -> int:
     from pipeline.distributed.survey import survey
     from pipeline.labels import open_data
 
+    given = TrainSettings(
+        data=settings.data,
+        output="",
+        max_minutes=settings.max_minutes,
+        pretrained=settings.pretrained,
+    )
+    before = _pretrained(given) if given.pretrained else None
+    filled = before.fill_in(given) if before else given
     data = open_data(settings.data, settings.labels, settings.val_fraction)
     with ray_session() as resources, unwrapped_errors():
         with live("reading", quiet=settings.json_output) as show:
@@ -30,8 +39,9 @@ def work(settings: InspectSettings) -> int:
                 on_progress=lambda done, total: show(done / total, f"{done:,}/{total:,} images"),
             )
         workers = settings.workers or resources.gpus or resources.nodes
-        given = TrainSettings(data=settings.data, output="", max_minutes=settings.max_minutes)
-        chosen = found.configure(given, workers, resources) if found.can_configure else None
+        chosen = found.configure(filled, workers, resources) if found.can_configure else None
+    if before and chosen:
+        chosen = before.explain(chosen, data.classes)
     if settings.json_output:
         print(_to_json(found, chosen))
     else:
@@ -42,6 +52,12 @@ def work(settings: InspectSettings) -> int:
             console.print(f"\npicture: {settings.picture}", highlight=False)
     found.findings.check()
     return DONE
+
+
+def _pretrained(given: TrainSettings) -> "Pretrained | None":
+    from pipeline.training.pretrained import find_pretrained
+
+    return find_pretrained(given)
 
 
 def _print(found: "Survey", chosen: "Configuration | None") -> None:

@@ -23,6 +23,7 @@ from pipeline.config import (
 )
 from pipeline.errors import DataProblems
 from pipeline.labels import AnnotatedData, open_data, read_sample
+from pipeline.models.bundle import load_spec
 from pipeline.records import VOID, Box, ClassSpec, Label, ObjectMask, Problem, Sample
 from pipeline.survey.configure import Configuration, configure
 from pipeline.survey.facts import CELL_SIDES, ImageFacts, measure_image
@@ -32,6 +33,7 @@ from pipeline.survey.problems import find_problems
 from pipeline.survey.rules import Hardware
 from pipeline.survey.tally import diameter_bins, diameter_quantile
 from pipeline.synthetic import CLASSES, write_annotated
+from tests.conftest import ROOT
 
 CELLS = (
     ClassSpec(id=0, name="background", kind="background"),
@@ -382,6 +384,19 @@ def test_inspect_shows_what_is_there(
     text = capsys.readouterr().out
     for word in ("touch another", "crystal", "method.name", "because"):
         assert word in text
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_inspect_knows_what_a_model_to_begin_with_settles(
+    annotated: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(ROOT / "models/nuclei")
+    assert inspect.work(InspectSettings(data=annotated, pretrained=model, json=True)) == 0
+    choices = {c["setting"]: c for c in json.loads(capsys.readouterr().out)["choices"]}
+    assert choices["pretrained"]["value"] == model
+    assert choices["network.width"]["value"] == load_spec(model).network.width
+    assert "has it" in choices["network.width"]["reason"]
+    assert "has it" not in choices["crop"]["reason"]
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -281,6 +281,9 @@ class InspectSettings(JobSettings):
     )
     max_minutes: float | None = Field(None, gt=0, description="time that a training would have")
     workers: int | None = Field(None, ge=1, description="processes that would train")
+    pretrained: str | None = Field(
+        None, description="folder or URI of the model that a training would begin with"
+    )
     picture: str | None = Field(
         None, description="PNG to write: telling images with their labels, and histograms"
     )
