@@ -11,10 +11,13 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 RAYS = 32
+_AT_ONCE = 8  # steps of a ray: a step is a pixel at most
+_OUTSIDE = -1  # no object's id
 _EDGE = 0.5  # pixels from the middle of the last pixel to the object's edge
 
 
@@ -35,29 +38,39 @@ def ray_lengths(top: Tensor, covered: Tensor, places: Tensor, longest: int) -> T
         places: (N,) in the flattened maps.
         longest: rays end there.
     """
-    _, height, width = top.shape
-    ids, below = top.flatten(), covered.flatten()
-    whole = height * width
-    image, place = places.div(whole, rounding_mode="floor") * whole, places % whole
-    y0, x0 = place.div(width, rounding_mode="floor"), place % width
-    ways = torch.from_numpy(directions()).float().to(top.device)
-    lengths = torch.full((len(places), RAYS), float(longest), device=top.device)
-    ray = torch.arange(lengths.numel(), device=top.device)  # those that still go on
-    for step in range(1, longest + 1):
+    # A frame around the image, in which a ray that leaves it ends before the next look around.
+    ids, below = (F.pad(one, (_AT_ONCE,) * 4, value=_OUTSIDE).flatten() for one in (top, covered))
+    height, width = top.shape[1:]
+    image = places.div(height * width, rounding_mode="floor")
+    y, x = places.div(width, rounding_mode="floor") % height, places % width
+    wide = width + 2 * _AT_ONCE
+    start = (image * (height + 2 * _AT_ONCE) + y + _AT_ONCE) * wide + x + _AT_ONCE
+    lengths = torch.full((len(places) * RAYS,), float(longest), device=top.device)
+    steps = torch.from_numpy(_steps(longest, wide)).to(top.device)
+    # Of the rays that still go on: which it is, its direction, where it began, and in which object.
+    ray = torch.arange(len(lengths), device=top.device)
+    way, begin = ray % RAYS, start.repeat_interleave(RAYS)
+    own = ids[begin]
+    for done in range(0, longest, _AT_ONCE):
+        ahead = begin[:, None] + steps[:, done : done + _AT_ONCE][way]
+        found = ids[ahead]
+        inside = (found == own[:, None]) | (below[ahead] == own[:, None])
+        goes_on, first = inside.all(1), inside.int().argmin(1, keepdim=True)
+        last = torch.where(
+            found.gather(1, first) == _OUTSIDE, float("nan"), done + first + 1 - _EDGE
+        )
+        lengths[ray[~goes_on]] = last.squeeze(1)[~goes_on]
+        ray, way, begin, own = ray[goes_on], way[goes_on], begin[goes_on], own[goes_on]
         if not len(ray):
             break
-        start, way = ray.div(RAYS, rounding_mode="floor"), ray % RAYS
-        y = y0[start] + (ways[way, 0] * step).round().long()
-        x = x0[start] + (ways[way, 1] * step).round().long()
-        outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
-        there = image[start] + y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
-        own = ids[places[start]]
-        inside = ~outside & ((ids[there] == own) | (below[there] == own))
-        flat = lengths.view(-1)
-        flat[ray[outside]] = float("nan")
-        flat[ray[~outside & ~inside]] = step - _EDGE
-        ray = ray[inside]
-    return lengths
+    return lengths.view(-1, RAYS)
+
+
+def _steps(longest: int, width: int) -> NDArray[np.int64]:
+    """(R, steps) how many places further, in a flattened image, each ray is after each step."""
+    y, x = np.rint(directions().T[:, :, None] * np.arange(1, longest + 1)).astype(np.int64)
+    found: NDArray[np.int64] = y * width + x
+    return found
 
 
 def star_mask(lengths: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.float64], int]:
