@@ -84,7 +84,8 @@ def _compare_whole(truth: Label, found: Segmentation) -> _Pairs:
         mine = membership_of(truth.instances)
         true_class = object_classes(truth.instances, truth.semantic)
     found_class, whole = _said(found.objects), theirs.sum(1)
-    mine, theirs = mine[:, labelled], theirs[:, labelled]
+    if len(labelled) < truth.semantic.size:  # which takes apart every row of both
+        mine, theirs = mine[:, labelled], theirs[:, labelled]
     # As `outside_void` does.
     found_class[2 * theirs.sum(1) < whole] = VOID
     return iou_of(mine, theirs), true_class, found_class

@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # imported by the processes that need it
     from pipeline.predicting.predictor import Predictor
 
 _GROUP_BYTES = 400_000_000  # of inputs and maps, that a predicting process holds at once
-_MAPS = {False: 8, True: 40}  # about as many bytes a pixel, by whether objects may overlap
+_MAP_BYTES, _OVERLAPPING_MAP_BYTES = 8, 40  # about as many a pixel
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,8 @@ class PredictShard:
 
     def __init__(self, settings: GraphSettings, threads: int) -> None:
         self.predictor = load_predictor(settings, threads)
-        self.maps = _MAPS[settings.method.overlapping]
+        overlapping = settings.method.overlapping
+        self.map_bytes = _OVERLAPPING_MAP_BYTES if overlapping else _MAP_BYTES
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return _stage("predict", table, self._predict)
@@ -180,7 +181,7 @@ class PredictShard:
         if image.pixels is None:
             return 0
         height, width, channels = image.pixels.shape
-        return int(height * width * (4 * channels + self.maps))
+        return int(height * width * (4 * channels + self.map_bytes))
 
 
 class CommitShard:

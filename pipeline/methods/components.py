@@ -1,4 +1,4 @@
-"""Connected pixels → labels."""
+"""Connected pixels → labels, and labels that are numbered anew, dropped or grown."""
 
 import cv2
 import numpy as np
@@ -31,3 +31,22 @@ def drop_small(labels: InstanceMap, min_area: int) -> InstanceMap:
     numbers = np.zeros(len(areas), np.int32)
     numbers[keep] = np.arange(1, keep.sum() + 1)
     return numbers[labels]
+
+
+def grow(labels: InstanceMap, free: NDArray[np.bool_], steps: int) -> None:
+    """Let labels spread over the free pixels, in place, a pixel a step, all at once."""
+    width = labels.shape[1] + 2
+    padded = np.pad(labels, 1)
+    flat = padded.ravel()
+    todo = np.flatnonzero(np.pad(free, 1))
+    ways = (-width, -1, 1, width, -width - 1, -width + 1, width - 1, width + 1)
+    for _ in range(steps):
+        found = np.zeros(len(todo), np.int32)
+        for way in ways:
+            empty = found == 0
+            found[empty] = flat[todo[empty] + way]
+        if not found.any():
+            break
+        flat[todo] = found
+        todo = todo[found == 0]
+    labels[:] = padded[1:-1, 1:-1]

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.methods.components import grow
 from pipeline.methods.selecting import Proposal
 from pipeline.methods.stars import star_mask
-from pipeline.methods.voting import grow
 from pipeline.records import Box, ObjectMask
 
 GROWTH = 5

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.methods.components import connected_components
+from pipeline.methods.components import connected_components, grow
 from pipeline.records import InstanceMap
 
 _STEPS = 2  # offsets followed, one after the other
@@ -149,25 +149,6 @@ def whole_pieces(
     kept = np.bincount(left.ravel()) >= min_area
     kept[0] = False
     return np.where(kept[left], left + len(areas), labels).astype(np.int32)
-
-
-def grow(labels: InstanceMap, free: NDArray[np.bool_], steps: int) -> None:
-    """Let labels spread over the free pixels, in place, a pixel a step, all at once."""
-    width = labels.shape[1] + 2
-    padded = np.pad(labels, 1)
-    flat = padded.ravel()
-    todo = np.flatnonzero(np.pad(free, 1))
-    ways = (-width, -1, 1, width, -width - 1, -width + 1, width - 1, width + 1)
-    for _ in range(steps):
-        found = np.zeros(len(todo), np.int32)
-        for way in ways:
-            empty = found == 0
-            found[empty] = flat[todo[empty] + way]
-        if not found.any():
-            break
-        flat[todo] = found
-        todo = todo[found == 0]
-    labels[:] = padded[1:-1, 1:-1]
 
 
 def nearest(labels: NDArray[np.integer], far: float) -> NDArray[np.int32]:

@@ -22,11 +22,12 @@ from pipeline.tables.layout import shard_file
 from pipeline.tables.masks import decode_tile
 from pipeline.tables.schema import SCHEMAS
 from pipeline.tables.snapshot import Snapshot
+from pipeline.tables.whole import WHOLE_COLUMNS
 
 Tables = Mapping[str, pa.Table]
 Rows = list[dict[str, Any]]
 
-_READ = ["image_id", "object_id", "class_id", "area", "y0", "x0", "y1", "x1", "rle"]
+_READ = ("image_id", "object_id", "class_id", "area")
 """Columns of objects that are looked at."""
 
 
@@ -102,10 +103,11 @@ def _against_plan(tables: Tables, planned: Shard) -> Iterator[str]:
 def _against_one_another(tables: Tables, overlapping: bool) -> Iterator[str]:
     images = tables["images"].to_pylist()
     known = {row["image_id"] for row in images}
+    seen = [*_READ, *WHOLE_COLUMNS] if overlapping else list(_READ)
     parts = {}
     for name in ("objects", "counts", "masks"):
         table = tables[name]
-        parts[name] = _by_image(table.select(_READ) if name == "objects" else table)
+        parts[name] = _by_image(table.select(seen) if name == "objects" else table)
         for image_id in sorted(parts[name].keys() - known):
             yield f"{name} has rows of {image_id}, which is no image of the shard"
     for image in images:
