@@ -29,6 +29,12 @@ def object_scores(
     return calibrated(certainty / 255 / np.maximum(areas, 1), settings)
 
 
+def sure_enough(scores: NDArray[np.float32], settings: MethodSettings) -> NDArray[np.bool_]:
+    """(N,) which objects are kept; the others are left out, as if nobody had found them."""
+    kept: NDArray[np.bool_] = scores >= np.float32(settings.min_score)
+    return kept
+
+
 def calibrated(mean: NDArray[np.float64], settings: MethodSettings) -> NDArray[np.float32]:
     """(N,) mean probabilities → scores."""
     slope, shift = settings.score_slope, settings.score_shift

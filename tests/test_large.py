@@ -63,6 +63,25 @@ def test_parts_are_as_the_whole(tmp_path: Path, name: str, seed: int) -> None:
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("seed", seeds(2, 4, 10))
+@pytest.mark.parametrize("name", ["instance", "semantic"])
+def test_parts_leave_out_the_doubtful_objects_of_the_whole(
+    tmp_path: Path, name: str, seed: int
+) -> None:
+    """Also those that lie across parts, of which no part alone knows how sure they are."""
+    pixels, label = nasty_scene(420, 380, seed)
+    label.semantic[label.instances % 5 == 1] = 3
+    settings = MethodSettings(name=name, reach=32, score_slope=1.7, score_shift=-0.4)
+    maps = imagined_maps(build_method(settings, CLASSES), label, seed)
+    scores = build_method(settings, CLASSES).decode(maps).scores
+    least = float(np.median(scores))
+    method = build_method(settings.model_copy(update={"min_score": least}), CLASSES)
+    expected = whole(tmp_path / "whole", method, maps, pixels)
+    found = in_parts(tmp_path / "parts", method, 60 + 50 * seed, pixels, cut_maps(maps))
+    assert len(expected.objects) == (scores >= np.float32(least)).sum() < len(scores)
+    assert_same(found, expected)
+
+
 @pytest.fixture(scope="module")
 def nuclei() -> ModelBundle:
     """The real network that ships."""

@@ -15,17 +15,7 @@ from pipeline.methods.losses import semantic_loss
 from pipeline.metrics import match_objects
 from pipeline.records import VOID, Label
 from pipeline.synthetic import CLASSES, make_scene
-from tests.label_sets import targets_of
-
-
-def perfect_outputs(method: Method, label: Label) -> dict[str, torch.Tensor]:
-    """Logits of a network that makes no mistake on `label`."""
-    targets = targets_of(method, label)
-    channels = torch.arange(len(method.classes))[None, :, None, None]
-    outputs = {"semantic": (targets["semantic"][:, None] == channels) * 20.0}
-    if "offset" in method.heads:
-        outputs["offset"] = torch.stack([targets["offset_y"], targets["offset_x"]], 1)
-    return outputs
+from tests.label_sets import perfect_outputs, targets_of
 
 
 def decode(method: Method, outputs: dict[str, torch.Tensor]):
@@ -181,6 +171,25 @@ def test_a_small_objects_error_counts_as_a_share_of_its_size() -> None:
         prices[side, error] = float(method.loss(outputs, targets) - right)
     assert prices[8, 2] == pytest.approx(prices[32, 8], rel=1e-3)
     assert prices[8, 2] > 4 * prices[32, 2]
+
+
+@pytest.mark.parametrize("name", ["instance", "semantic"])
+def test_doubtful_objects_are_left_out_and_all_else_stays(name: str) -> None:
+    label = make_scene(120, 120, 30, 3).label
+    settings = MethodSettings(name=name)
+    method = build_method(settings, CLASSES)
+    outputs = perfect_outputs(method, label)
+    outputs["semantic"] *= torch.linspace(0.04, 0.2, 120)  # surer from left to right
+    before = decode(method, outputs)
+    least = float(np.median(before.scores))
+    after = decode(build_method(settings.model_copy(update={"min_score": least}), CLASSES), outputs)
+    keep = before.scores >= np.float32(least)
+    assert 0 < keep.sum() < len(keep)
+    np.testing.assert_array_equal(after.scores, before.scores[keep])
+    np.testing.assert_array_equal(after.class_ids, before.class_ids[keep])
+    numbers = np.append(0, np.where(keep, np.cumsum(keep), 0))
+    np.testing.assert_array_equal(after.instances, numbers[before.instances])
+    np.testing.assert_array_equal(after.semantic, before.semantic)
 
 
 def test_small_specks_are_dropped_and_their_pixels_given_back() -> None:

@@ -211,6 +211,19 @@ def test_parts_are_as_the_whole(tmp_path: Path, seed: int) -> None:
     assert_same(found, expected, overlapping=True)
 
 
+def test_parts_leave_out_the_doubtful_objects_of_the_whole(tmp_path: Path) -> None:
+    """What lies below them is seen then, and a neighbour draws none that its part has not."""
+    pixels, label = see_through(330, 300, 70, 1)
+    maps = imagined(the_method(), label, 1, noise=1.0)
+    everything = the_method().decode(maps)
+    least = float(np.median(everything.scores))
+    expected = whole(tmp_path / "whole", the_method(min_score=least), maps, pixels)
+    assert len(everything.scores) // 3 < expected.objects.num_rows < len(everything.scores)
+    np.testing.assert_array_equal(expected.semantic, everything.semantic)
+    found = in_parts(tmp_path / "parts", the_method(min_score=least), 90, pixels, cut_maps(maps))
+    assert_same(found, expected, overlapping=True)
+
+
 def test_a_window_with_its_halo_finds_what_the_whole_finds() -> None:
     side, (top, left) = 780, (30, 10)
     _, label = see_through(side, side, 400, 4)

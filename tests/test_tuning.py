@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from pipeline.config import (
     NetworkSettings,
     NormalizeSettings,
 )
+from pipeline.judging import judge_objects
 from pipeline.methods import build_method
 from pipeline.methods.base import Method
 from pipeline.metrics import Reliability
@@ -21,7 +23,8 @@ from pipeline.records import Label, Sample
 from pipeline.synthetic import CLASSES, make_scene
 from pipeline.training import tuning
 from pipeline.training.reports import Validation
-from pipeline.training.validation import build_predictor, look, validate
+from pipeline.training.validation import Seen, build_predictor, look, validate
+from tests.label_sets import perfect_outputs
 
 SCENES = [make_scene(48, 48, 6, seed) for seed in range(3)]
 SAMPLES = [Sample(str(i), scene.image, scene.label) for i, scene in enumerate(SCENES)]
@@ -72,7 +75,7 @@ def test_what_the_user_gave_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_thresholds_that_a_method_has_not_are_left_alone() -> None:
     best, before = tuned(MethodSettings(), "semantic"), MethodSettings(name="semantic")
-    learned = {"score_slope", "score_shift"}
+    learned = {"score_slope", "score_shift", "min_score"}
     assert best.model_dump(exclude=learned) == before.model_dump(exclude=learned)
 
 
@@ -112,6 +115,39 @@ def test_objects_without_true_ones_keep_their_scores() -> None:
     ]
     best = tuned(MethodSettings(), "semantic", bare)
     assert (best.score_slope, best.score_shift) == (1, 0)
+
+
+def seen_faintly(method: Method, scene: int) -> Seen:
+    """The true objects, sure, and twelve faint specks that nobody labelled."""
+    label = SCENES[scene].label
+    outputs = perfect_outputs(method, label)
+    maps = {name: plane[0].numpy() for name, plane in method.maps(outputs).items()}
+    free = np.argwhere(cv2.dilate((label.instances > 0).astype(np.uint8), np.ones((9, 9))) == 0)
+    for y, x in free[:: max(1, len(free) // 12)]:
+        maps["foreground"][y - 1 : y + 2, x - 1 : x + 2] = 140
+        maps["class"][y - 1 : y + 2, x - 1 : x + 2] = 2
+    return Seen(label, maps)
+
+
+def test_objects_that_lower_ap_are_left_out() -> None:
+    method = build_method(MethodSettings(name="instance"), CLASSES)
+    seen = {i: seen_faintly(method, i) for i in range(len(SCENES))}
+    best = tuning.tune_decoding(method, seen, {"vote_blur", "foreground_threshold"})
+    found = [build_method(best, CLASSES).decode(one.maps) for one in seen.values()]
+    all_found = [method.decode(one.maps) for one in seen.values()]
+    assert sum(len(one.scores) for one in all_found) > sum(len(one.scores) for one in found)
+    for one, kept in zip(seen.values(), found, strict=True):
+        assert judge_objects(one.label, kept, [2]).matches[2].ap[0] > 0.9
+    # Of surely right ones the odds need be only even, see `tuning`.
+    assert 0.4 < best.min_score <= 0.5
+
+
+def test_who_gives_the_least_score_gets_it() -> None:
+    method = build_method(MethodSettings(name="instance", min_score=0.2), CLASSES)
+    seen = {i: seen_faintly(method, i) for i in range(len(SCENES))}
+    best = tuning.tune_decoding(method, seen, {"min_score"})
+    assert best.min_score == 0.2
+    assert best.score_slope != 1  # learned of all objects
 
 
 def test_many_images_are_tuned_on_by_an_even_part_of_them() -> None:

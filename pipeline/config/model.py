@@ -124,6 +124,13 @@ class MethodSettings(Section):
         "score; learned, with score_shift, so that a score says how often it is right",
     )
     score_shift: float = Field(0.0, description="what is added to the stretched log-odds")
+    min_score: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="objects that are less likely right are left out, their pixels keep their "
+        "class; learned, so that AP at IoU 0.5 is best",
+    )
 
     @property
     def overlapping(self) -> bool:

@@ -139,6 +139,12 @@ class PredictSettings(CollectionSettings, WritingSettings):
     )
     vote_blur: float | None = Field(None, gt=0, le=2, description="instead of the bundle's")
     min_area: int | None = Field(None, ge=1, description="instead of the bundle's")
+    min_score: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="instead of the bundle's; objects of lower scores are left out",
+    )
     regions: RegionSettings = RegionSettings()
     reader: ReaderSettings = ReaderSettings()
 
@@ -153,7 +159,7 @@ class PredictSettings(CollectionSettings, WritingSettings):
 
         Those that count pixels count the network's in the bundle, and the image's here.
         """
-        keys = ("foreground_threshold", "vote_blur", "min_area")
+        keys = ("foreground_threshold", "vote_blur", "min_area", "min_score")
         chosen = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
         in_pixels = {
             "min_area": max(1, round(method.min_area / self.zoom**2)),
@@ -164,15 +170,15 @@ class PredictSettings(CollectionSettings, WritingSettings):
     def results_settings(self) -> dict[str, Any]:
         """The settings that change results; the others only change how fast they come."""
         keys = {
-            "precision", "views", "foreground_threshold", "vote_blur", "min_area", "regions",
-            "reader", "level", "mpp", "zoom",
+            "precision", "views", "foreground_threshold", "vote_blur", "min_area", "min_score",
+            "regions", "reader", "level", "mpp", "zoom",
         }  # fmt: skip
         found = self.model_dump(mode="json", include=keys)
         for key in ("spread", "large"):
             del found["regions"][key]  # in parts is as a whole
         if found["regions"]["blend"] == "core":
             del found["regions"]["blend"]
-        for key, nothing in (("level", 0), ("mpp", None), ("zoom", 1)):
+        for key, nothing in (("level", 0), ("mpp", None), ("zoom", 1), ("min_score", None)):
             if found[key] == nothing:  # as it was before there was a choice
                 del found[key]
         return found

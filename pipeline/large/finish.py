@@ -5,6 +5,7 @@ What is held of the whole image are the lines along its seams and the objects th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +21,9 @@ from pipeline.predicting.merging import add_up, encode_runs, merge_sums
 from pipeline.predicting.objects import ObjectSums, measures_of
 from pipeline.predicting.stitch import Stitching, stitch
 from pipeline.records import Classes, SourceImage, thing_ids
-from pipeline.scores import object_scores
+from pipeline.scores import object_scores, sure_enough
 from pipeline.tables.growing import GrowingShard
-from pipeline.tables.masks import repaint_tile
+from pipeline.tables.masks import keep_in_tile, repaint_tile
 from pipeline.tables.schema import MASKS
 from pipeline.tables.shard import ClassTotals, count_rows, image_row, object_rows
 
@@ -50,6 +51,18 @@ class _Crossing:
     sums: ObjectSums
     runs: list[NDArray[np.int32]]
     """(R, 3) of each of the S."""
+    kept: NDArray[np.bool_]
+    """(G,) which are sure enough."""
+
+    @property
+    def gone(self) -> NDArray[np.int64]:
+        """Ids of those that are not, in order."""
+        return self.ids[~self.kept]
+
+    def renumbered(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Ids in the image, of objects that are kept, as they are without the others."""
+        numbers: NDArray[np.int64] = ids - np.searchsorted(self.gone, ids)
+        return numbers
 
 
 def finish_image(
@@ -79,7 +92,7 @@ def finish_image(
     for part in range(len(grid)):
         ids = stitching.object_ids(part)
         rows = keep.read("objects", part)
-        numbers = pa.array(ids[rows["object_id"].to_numpy() - 1], pa.int64())
+        numbers = pa.array(crossing.renumbered(ids[rows["object_id"].to_numpy() - 1]), pa.int64())
         out.add_table("objects", rows.set_column(1, rows.schema.field(1), numbers))
         _count(objects, areas, rows)
         if settings.overlapping:
@@ -91,8 +104,9 @@ def finish_image(
         out.add_table("objects", rows)
         _count(objects, areas, rows)
     out.add("counts", count_rows(source, ClassTotals(pixels, objects, areas), classes))
-    out.add("images", [image_row(source, opened.shape, stitching.n_objects, out.provenance)])
-    return stitching.n_objects
+    n_objects = stitching.n_objects - len(crossing.gone)
+    out.add("images", [image_row(source, opened.shape, n_objects, out.provenance)])
+    return n_objects
 
 
 def _count(objects: NDArray[np.int64], areas: NDArray[np.int64], rows: pa.Table) -> None:
@@ -113,6 +127,7 @@ def _crossing(
     total = add_up(votes, owner, len(ids))
     sums = merge_sums(ObjectSums.joined([cut.sums for cut in cuts]), owner, len(ids))
     certainty = add_up(_joined(cuts, "certainty"), owner, len(ids))
+    scores = object_scores(certainty, sums.areas, settings)
     return _Crossing(
         ids=ids,
         owner=owner,
@@ -120,9 +135,10 @@ def _crossing(
         label=label,
         class_ids=_likeliest(total, things),
         said=_likeliest(votes, things),
-        scores=object_scores(certainty, sums.areas, settings),
+        scores=scores,
         sums=sums,
         runs=[runs for cut in cuts for runs in cut.runs],
+        kept=sure_enough(scores, settings),
     )
 
 
@@ -142,8 +158,9 @@ def _crossing_rows(
     """Rows of the objects that touch seams."""
     order = np.argsort(crossing.owner, kind="stable")
     ends = np.searchsorted(crossing.owner[order], np.arange(len(crossing.ids) + 1))
-    for start in range(0, len(crossing.ids), _TOGETHER):
-        chosen = np.arange(start, min(start + _TOGETHER, len(crossing.ids)))
+    kept = np.flatnonzero(crossing.kept)
+    for start in range(0, len(kept), _TOGETHER):
+        chosen = kept[start : start + _TOGETHER]
         sums = crossing.sums.take(chosen)
         rles = [
             encode_runs(
@@ -153,7 +170,7 @@ def _crossing_rows(
         ]
         yield object_rows(
             (source.image_id, shard),
-            crossing.ids[chosen],
+            crossing.renumbered(crossing.ids[chosen]),
             crossing.class_ids[chosen],
             crossing.scores[chosen],
             measures_of(sums, rles, grid.height, grid.width),
@@ -180,6 +197,13 @@ def _masks(
             area = int(sum(run[2] - run[1] for run in crossing.runs[index].tolist()))
             moved[before] -= area
             moved[changed[one]] += area
-    for tile in tiles:
-        tile["object_ids"] = ids[np.array(tile["object_ids"], np.int64) - 1].tolist()
-    return pa.Table.from_pylist(tiles, MASKS), moved
+    return pa.Table.from_pylist([_named(tile, ids, crossing) for tile in tiles], MASKS), moved
+
+
+def _named(tile: dict[str, Any], ids: NDArray[np.int64], crossing: _Crossing) -> dict[str, Any]:
+    """A tile with the objects that are kept, as they are called in the image."""
+    names = ids[np.array(tile["object_ids"], np.int64) - 1]
+    keep = ~np.isin(names, crossing.gone)
+    if not keep.all():
+        tile = keep_in_tile(tile, keep)
+    return {**tile, "object_ids": crossing.renumbered(names[keep]).tolist()}

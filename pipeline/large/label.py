@@ -10,15 +10,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.config import MethodSettings
 from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep, columns, list_rows, one_row
 from pipeline.methods.base import Ballot, PartitionMethod, count_votes, paint
-from pipeline.methods.components import renumbered
+from pipeline.methods.components import keep_labels, renumbered
 from pipeline.predicting.merging import runs_of
 from pipeline.predicting.objects import ObjectSums, encode_masks, measures_of, sum_objects
 from pipeline.predicting.stitch import Seams
 from pipeline.records import Box, InstanceMap, Maps, Pixels, SemanticMap, thing_ids
-from pipeline.scores import object_scores
+from pipeline.scores import object_scores, sure_enough
 from pipeline.tables.masks import encode_tiles
 from pipeline.tables.schema import MASKS
 from pipeline.tables.shard import object_rows
@@ -39,6 +40,48 @@ class Cut:
     """(S,) sum of 255 times the probability of each pixel."""
     runs: list[NDArray[np.int32]]
     """(R, 3) of each."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The N objects of a part."""
+
+    instances: InstanceMap
+    votes: NDArray[np.int64]
+    """(N, 256) pixels that say each class."""
+    certainty: NDArray[np.int64]
+    """(N,) sum of 255 times the probability of each pixel."""
+    cut: NDArray[np.int64]
+    """Those that may go on in other parts."""
+
+    @classmethod
+    def of(cls, labels: InstanceMap, ballot: Ballot, core: Box, grid: Grid) -> "_Seen":
+        instances, n = renumbered(labels)
+        votes = count_votes(instances, n, ballot)
+        certainty = _certainty(instances, n, ballot)
+        return cls(instances, votes, certainty, _cut_labels(instances, core, grid))
+
+    @property
+    def n(self) -> int:
+        return len(self.certainty)
+
+    @property
+    def class_ids(self) -> NDArray[np.uint8]:
+        likeliest: NDArray[np.uint8] = self.votes.argmax(1).astype(np.uint8)
+        return likeliest
+
+    def without_doubtful(self, settings: MethodSettings) -> "_Seen":
+        """Those that are sure enough, as far as that can be told from one part."""
+        areas = np.bincount(self.instances.ravel(), minlength=self.n + 1)[1:]
+        keep = sure_enough(object_scores(self.certainty, areas, settings), settings)
+        keep[self.cut - 1] = True
+        numbers = np.cumsum(keep, dtype=np.int64)
+        return _Seen(
+            keep_labels(self.instances, keep),
+            self.votes[keep],
+            self.certainty[keep],
+            numbers[self.cut - 1],
+        )
 
 
 def label_part(
@@ -63,29 +106,28 @@ def label_part(
     labels = method.label(maps, scale)
     y, x = core.y0 - window.y0, core.x0 - window.x0
     inside = (slice(y, y + core.y1 - core.y0), slice(x, x + core.x1 - core.x0))
-    instances, n = renumbered(labels[inside])
     ballot = method.ballot({name: plane[inside] for name, plane in maps.items()})
-    votes = count_votes(instances, n, ballot)
-    class_ids = votes.argmax(1).astype(np.uint8)
-    semantic = paint(maps["class"][inside], instances, class_ids, method.classes)
+    seen = _Seen.of(labels[inside], ballot, core, grid)
+    semantic = paint(maps["class"][inside], seen.instances, seen.class_ids, method.classes)
+    found = seen.without_doubtful(method.settings)
+    instances, n, cut = found.instances, found.n, found.cut
     sums = sum_objects(instances, pixels, n, core[:2])
-    certainty = _certainty(instances, n, ballot)
-    cut = _cut_labels(instances, core, grid)
     whole = np.setdiff1d(np.arange(1, n + 1), cut)
     rles = encode_masks(instances, sums.boxes, core[:2], whole)
     measures = measures_of(sums.take(whole - 1), rles, grid.height, grid.width)
-    certain = object_scores(certainty[whole - 1], measures.areas, method.settings)
-    rows = object_rows(key, whole, class_ids[whole - 1], certain, measures, method.classes)
+    certain = object_scores(found.certainty[whole - 1], measures.areas, method.settings)
+    class_ids = found.class_ids[whole - 1]
+    rows = object_rows(key, whole, class_ids, certain, measures, method.classes)
     keep.write("objects", part, rows)
     keep.write("masks", part, tiles_table(semantic, instances, n, core, key))
-    found = Cut(
+    going_on = Cut(
         cut,
         sums.take(cut - 1),
-        votes[cut - 1][:, sorted(thing_ids(method.classes))],
-        certainty[cut - 1],
+        found.votes[cut - 1][:, sorted(thing_ids(method.classes))],
+        found.certainty[cut - 1],
         runs_of(instances, cut.tolist(), core[:2]),
     )
-    keep.write("cut", part, cut_table(found))
+    keep.write("cut", part, cut_table(going_on))
     seams = _seams(labels, labels[inside], instances, n, (y, x))
     keep.write("seams", part, seams_table(seams, np.bincount(semantic.ravel(), minlength=256)))
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep, columns, list_rows
 from pipeline.large.label import Cut, cut_table, seams_table, tiles_table
-from pipeline.methods.base import FoundObject, OverlapMethod, paint
-from pipeline.overlaps import areas_of, boxes_meet, draw_objects
+from pipeline.methods.base import FoundObject, OverlapMethod
+from pipeline.overlaps import boxes_meet, draw_objects
 from pipeline.predicting.objects import ObjectSums, measure_whole
 from pipeline.predicting.stitch import Seams
 from pipeline.records import Box, Classes, Maps, ObjectMask, Pixels, thing_ids
-from pipeline.scores import object_scores
+from pipeline.scores import sure_enough
 from pipeline.tables.shard import object_rows
 
 
@@ -41,7 +41,12 @@ def label_whole(
         key: the image and the shard.
     """
     core = grid.core(part)
-    found = [_moved(one, window[:2]) for one in method.find(maps)]
+    y, x = core.y0 - window.y0, core.x0 - window.x0
+    inside = (slice(y, y + core.y1 - core.y0), slice(x, x + core.x1 - core.x0))
+    seen = method.find(maps)
+    semantic = method.paint(maps["class"], [one.mask for one in seen])[inside]
+    sure = sure_enough(method.scores(seen), method.settings)
+    found = [_moved(one, window[:2]) for one, kept in zip(seen, sure, strict=True) if kept]
     own = [one for one in found if _holds(core, one.place)]
     reaching = [one for one in found if boxes_meet(core, one.mask.box)]
     others = [one for one in reaching if not _holds(core, one.place)]
@@ -50,11 +55,7 @@ def label_whole(
     # In the order that they have in the whole image: of equals the later one lies on top.
     ordered = sorted(named, key=lambda one: one.place)
     whole = draw_objects([_at(one.mask, window) for one in ordered], maps["class"].shape)
-    y, x = core.y0 - window.y0, core.x0 - window.x0
-    inside = (slice(y, y + core.y1 - core.y0), slice(x, x + core.x1 - core.x0))
-    class_ids = np.array([one.mask.class_id for one in named], np.uint8)
     instances = np.ascontiguousarray(whole[inside])
-    semantic = paint(maps["class"][inside], instances, class_ids, method.classes)
     keep.write("masks", part, tiles_table(semantic, instances, len(named), core, key))
     keep.write("places", part, _places([one.place for one in own]))
     keep.write("others", part, _places([one.place for one in others]))
@@ -95,10 +96,8 @@ def _keep_rows(
     measures = measure_whole(
         [_at(mask, around) for mask in masks], pixels, around[:2], (grid.height, grid.width)
     )
-    certainty = np.array([one.certainty for one in own], np.int64)
     class_ids = np.array([mask.class_id for mask in masks], np.uint8)
-    scores = object_scores(certainty, areas_of(masks), method.settings)
-    ids = np.arange(1, len(own) + 1)
+    ids, scores = np.arange(1, len(own) + 1), method.scores(own)
     keep.write("objects", part, object_rows(key, ids, class_ids, scores, measures, method.classes))
 
 

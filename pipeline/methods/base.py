@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import MethodSettings
-from pipeline.methods.components import renumbered
+from pipeline.methods.components import keep_labels, renumbered
 from pipeline.overlaps import areas_of, draw_objects
 from pipeline.records import (
     VOID,
@@ -31,7 +31,7 @@ from pipeline.records import (
     Segmentation,
     SemanticMap,
 )
-from pipeline.scores import object_scores
+from pipeline.scores import object_scores, sure_enough
 
 
 class Method(ABC):
@@ -128,11 +128,13 @@ class PartitionMethod(Method):
         class_ids = votes.argmax(1).astype(np.uint8)
         areas = np.bincount(instances.ravel(), minlength=n + 1)[1:]
         certainty = np.bincount(instances.ravel(), ballot.certainty.ravel(), minlength=n + 1)[1:]
+        scores = object_scores(certainty, areas, self.settings)
+        keep = sure_enough(scores, self.settings)
         return Segmentation(
             semantic=paint(maps["class"], instances, class_ids, self.classes),
-            instances=instances,
-            class_ids=class_ids,
-            scores=object_scores(certainty, areas, self.settings),
+            instances=keep_labels(instances, keep),
+            class_ids=class_ids[keep],
+            scores=scores[keep],
         )
 
 
@@ -153,16 +155,27 @@ class OverlapMethod(Method):
 
     def decode(self, maps: Maps) -> Segmentation:
         found = self.find(maps)
-        objects = tuple(replace(one.mask, id=k) for k, one in enumerate(found, 1))
-        class_ids = np.array([one.class_id for one in objects], np.uint8)
-        instances = draw_objects(objects, maps["class"].shape)
-        certainty = np.array([one.certainty for one in found], np.int64)
+        scores = self.scores(found)
+        keep = sure_enough(scores, self.settings)
+        objects = numbered([one.mask for one, kept in zip(found, keep, strict=True) if kept])
         return Segmentation(
-            semantic=paint(maps["class"], instances, class_ids, self.classes),
-            instances=instances,
-            class_ids=class_ids,
-            scores=object_scores(certainty, areas_of(objects), self.settings),
+            semantic=self.paint(maps["class"], [one.mask for one in found]),
+            instances=draw_objects(objects, maps["class"].shape),
+            class_ids=np.array([one.class_id for one in objects], np.uint8),
+            scores=scores[keep],
             objects=objects,
+        )
+
+    def scores(self, found: "Sequence[FoundObject]") -> NDArray[np.float32]:
+        """(N,) how likely each is right."""
+        certainty = np.array([one.certainty for one in found], np.int64)
+        return object_scores(certainty, areas_of([one.mask for one in found]), self.settings)
+
+    def paint(self, semantic: SemanticMap, objects: Sequence[ObjectMask]) -> SemanticMap:
+        """The semantic map (H, W) in which objects, in their order, have their class."""
+        drawn = draw_objects(numbered(objects), semantic.shape)
+        return paint(
+            semantic, drawn, np.array([o.class_id for o in objects], np.uint8), self.classes
         )
 
 
@@ -175,6 +188,11 @@ class FoundObject:
     mask: ObjectMask
     certainty: int
     """Sum over its pixels of 255 times the probability that each belongs to an object."""
+
+
+def numbered(objects: Sequence[ObjectMask]) -> tuple[ObjectMask, ...]:
+    """Objects with ids from 1, in their order."""
+    return tuple(replace(one, id=k) for k, one in enumerate(objects, 1))
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,14 @@ def renumbered(labels: InstanceMap) -> tuple[InstanceMap, int]:
 
 def drop_small(labels: InstanceMap, min_area: int) -> InstanceMap:
     """Remove labels of fewer pixels and number the rest from 1 without gaps."""
-    areas = np.bincount(labels.ravel())
-    keep = areas >= min_area
-    keep[0] = False
-    numbers = np.zeros(len(areas), np.int32)
-    numbers[keep] = np.arange(1, keep.sum() + 1)
+    areas = np.bincount(labels.ravel(), minlength=1)
+    return keep_labels(labels, areas[1:] >= min_area)
+
+
+def keep_labels(labels: InstanceMap, keep: NDArray[np.bool_]) -> InstanceMap:
+    """Remove those of the labels 1 to N that are not to be kept, (N,), and number the rest anew."""
+    numbers = np.zeros(len(keep) + 1, np.int32)
+    numbers[1:][keep] = np.arange(1, keep.sum() + 1)
     return numbers[labels]
 
 

@@ -20,6 +20,9 @@ from pipeline.records import ClassSpec, CountCalibration
 SPEC_NAME = "bundle.json"
 WEIGHTS_NAME = "weights.safetensors"
 
+_LATER = ("proposal_threshold", "overlap", "min_score")
+"""Settings that the first bundles did not have, whose fingerprints are to stay."""
+
 
 class BundleSpec(BaseModel):
     """The JSON of a model bundle."""
@@ -50,8 +53,8 @@ class BundleSpec(BaseModel):
     def fingerprint(self) -> str:
         """Changes with anything that changes predictions; what validation tells does not."""
         said = self.model_dump(mode="json", exclude={"metrics", "counts"})
-        if self.method.name != "proposals":  # whose settings came later than the first bundles
-            for name in ("proposal_threshold", "overlap"):
+        for name in _LATER:
+            if said["method"][name] == MethodSettings.model_fields[name].default:
                 del said["method"][name]
         return fingerprint(said)
 

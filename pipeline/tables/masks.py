@@ -89,6 +89,15 @@ def repaint_tile(row: Mapping[str, Any], classes: Mapping[int, int]) -> dict[str
     return {**row, "semantic": _to_png(semantic)}
 
 
+def keep_in_tile(row: Mapping[str, Any], keep: NDArray[np.bool_]) -> dict[str, Any]:
+    """A row of the masks table with those of its N objects that are to be kept, (N,)."""
+    numbers = np.zeros(len(keep) + 1, np.uint16)
+    numbers[1:][keep] = np.arange(1, keep.sum() + 1)
+    names = np.array(row["object_ids"], np.int64)[keep].tolist()
+    labels = _to_png(numbers[_from_png(row["instances"])])
+    return {**row, "instances": labels, "object_ids": names}
+
+
 def _encode_tile(
     semantic: SemanticMap, instances: InstanceMap, n: int, box: Box
 ) -> Iterator[dict[str, Any]]:

@@ -191,6 +191,8 @@ def _calibration(facts: CardFacts) -> str:
                 f"Expected calibration error {part.error:.3f} ({side}confident by "
                 f"{abs(part.gap):.3f}): {what}.\n\n{_bins(part)}"
             )
+    if used.min_score:
+        parts.append(f"Objects with a score under {used.min_score} are left out (`--min-score`).\n")
     return _section("Calibration", "\n".join(parts)) if parts else ""
 
 
