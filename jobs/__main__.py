@@ -15,7 +15,7 @@ JOBS = {
     "count": "predictions → how many objects of each class",
     "export": "predictions → OME-Zarr, GeoJSON, COCO or TIFF, for other tools",
     "overlay": "predictions → one picture of objects drawn over their images",
-    "submit": "any of these on a Ray cluster: submitted, followed, stopped",
+    "submit": "any of those above on a Ray cluster: submitted, followed, stopped",
     "demo": "all of it on a small synthetic collection",
 }
 
@@ -27,7 +27,10 @@ def main() -> int:
         table.add_row(f"python -m jobs.{name}", line)
     Console().print(table)
     Console().print("\nEach takes --help, and settings from a YAML file with --config.")
-    return 0 if len(sys.argv) == 1 else 2
+    if len(sys.argv) == 1:
+        return 0
+    print(f"error: a job is called as python -m jobs.{sys.argv[1]}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -58,21 +58,26 @@ class _Lines:
 
 
 def print_table(header: list[str], rows: list[list[object]], title: str | None = None) -> None:
-    """Rows under a header; numbers to the right. Wide cells are folded, never cut."""
+    """Rows under a header; numbers to the right.
+
+    Wide texts are folded on a terminal, and never cut; elsewhere a row is a line.
+    """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for i, name in enumerate(header):
         numeric = all(isinstance(row[i], int | float) or row[i] is None for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        justify: JustifyMethod = "right" if numeric else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=numeric)
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
-    console.print(table, highlight=False)
+    width = None if console.is_terminal else max(console.width, console.measure(table).maximum)
+    console.print(table, highlight=False, width=width)
 
 
 def _cell(value: object) -> str:
     if value is None or value != value:  # NaN is the one value that is not itself
         return "–"
     if isinstance(value, float):
-        return f"{value:z.3f}"  # z: never minus zero
+        return f"{value:z.3f}" if abs(value) < 10 else f"{value:,.1f}"  # z: never minus zero
     if isinstance(value, int):
         return f"{value:,}"
     return escape(str(value))  # a name in brackets is a name, and no style

@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 from jobs import count, evaluate, overlay, predict, train
+from jobs._command import command
 from jobs._console import console
 from jobs._main import DONE, run_job
 from pipeline import storage
@@ -20,8 +21,6 @@ from pipeline.config import (
 )
 from pipeline.errors import SettingsError
 
-S = TypeVar("S", bound=JobSettings)
-
 _TRAIN_SIZES = [(192, 192), (160, 224), (200, 168), (256, 256)] * 10
 _TEST_SIZES = [(256, 256), (240, 320), (180, 180), (301, 199), (64, 64), (480, 640)] * 5
 
@@ -34,8 +33,10 @@ def work(settings: DemoSettings) -> int:
     root = settings.output
     data, collection = f"{root}/annotated", f"{root}/collection"
     model, output, picture = f"{root}/model", f"{root}/output", f"{root}/overlay.png"
-    if storage.exists(root) and not storage.exists(f"{data}/manifest.csv"):
+    marker = f"{root}/demo.txt"
+    if storage.list_names(storage.absolute(root)) and not storage.exists(marker):
         raise SettingsError(f"setting output: {root} exists and is not a demo's; give another")
+    storage.write_bytes(marker, b"made by `python -m jobs.demo`, which makes all of it anew\n")
     for path in (data, collection, model, output):
         storage.remove_folder(path)
     console.rule(f"synthetic images in {root}", align="left")
@@ -45,25 +46,32 @@ def work(settings: DemoSettings) -> int:
     storage.write_bytes(f"{collection}/images/broken.png", b"\x89PNG\r\n\x1a\nnot really")
     console.print(f"{len(_TRAIN_SIZES)} annotated images, {len(_TEST_SIZES)} more and a broken one")
     with ray_session():  # one for all the steps, since starting Ray takes a while
-        _step(
-            train.work,
-            TrainSettings(
-                data=data,
-                output=model,
-                epochs=settings.epochs,
-                network=NetworkSettings(depth=3, width=16),
-                crop=128,
+        steps: list[tuple[Callable[[Any], int], JobSettings]] = [
+            (
+                train.work,
+                TrainSettings(
+                    data=data,
+                    output=model,
+                    epochs=settings.epochs,
+                    network=NetworkSettings(depth=3, width=16),
+                    crop=128,
+                ),
             ),
-        )
-        _step(
-            predict.work,
-            PredictSettings(
-                input=f"{collection}/images", model=model, output=output, images_per_shard=8
+            (
+                predict.work,
+                PredictSettings(
+                    input=f"{collection}/images", model=model, output=output, images_per_shard=8
+                ),
             ),
-        )
-        _step(evaluate.work, EvaluateSettings(predictions=output, data=collection))
-        _step(count.work, CountSettings(dataset=output))
-        _step(overlay.work, OverlaySettings(dataset=output, picture=picture))
+            (evaluate.work, EvaluateSettings(predictions=output, data=collection)),
+            (count.work, CountSettings(dataset=output)),
+            (overlay.work, OverlaySettings(dataset=output, picture=picture)),
+        ]
+        for job, given in steps:
+            code = _step(job, given)
+            if code != DONE:
+                console.print("the demo ends here; the same command begins anew")
+                return code
     console.rule("where everything lies", align="left")
     for path, what in (
         (data, "annotated images, to train on"),
@@ -76,25 +84,11 @@ def work(settings: DemoSettings) -> int:
     return DONE
 
 
-def _step(job: Callable[[S], int], settings: S) -> None:
+def _step(job: Callable[[Any], int], settings: JobSettings) -> int:
     console.print()
     console.rule(characters="─")
-    console.print(f"$ {_command(settings)}\n", highlight=False, soft_wrap=True)
-    job(settings)
-
-
-def _command(settings: JobSettings) -> str:
-    """What a user would type for these settings."""
-    words = [str(type(settings).model_config.get("cli_prog_name"))]
-    for key, value in settings.model_dump(exclude_unset=True).items():
-        if key == "dataset":
-            words.append(str(value))
-        elif isinstance(value, dict):
-            inner = getattr(settings, key).model_dump(exclude_unset=True)
-            words += [f"--{key}.{name} {item}" for name, item in inner.items()]
-        else:
-            words.append(f"--{key.replace('_', '-')} {value}")
-    return " ".join(words)
+    console.print(f"$ {command(settings)}\n", highlight=False, soft_wrap=True)
+    return job(settings)
 
 
 if __name__ == "__main__":

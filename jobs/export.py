@@ -10,12 +10,13 @@ from pipeline.config import ExportSettings
 def work(settings: ExportSettings) -> int:
     """Export image by image, and say where the files are."""
     from pipeline import storage
-    from pipeline.exporting import FORMATS, WHOLE, choose_images
+    from pipeline.exporting import FORMATS, WHOLE, choose_images, claim_target
     from pipeline.tables.dataset import OutputDataset
 
     dataset = OutputDataset.open(settings.dataset)
     target = storage.absolute(settings.target)
     images = choose_images(dataset, settings.images)
+    claim_target(target, dataset.uri, settings.to)
     with live("exporting") as show:
         if settings.to in WHOLE:
             WHOLE[settings.to](dataset, images, target)

@@ -48,9 +48,10 @@ _HELP = ("-h", "--help")
 
 def main(words: Sequence[str]) -> int:
     """`JOB` and flags of both kinds → exit code."""
-    job, *flags = words or ["--help"]
+    job, *flags = words or [""]
     if job not in JOBS and job not in _HELP:
-        return fail(None, f"the job comes first, one of {', '.join(JOBS)}; not {job}", WRONG_USAGE)
+        wrong = f"; not {job}" if job else ""
+        return fail(None, f"the job comes first, one of {', '.join(JOBS)}{wrong}", WRONG_USAGE)
     if job in JOBS and set(_HELP) & set(flags):
         load(JOBS[job], ["--help"], {})
     ours, theirs = divide(flags) if job in JOBS else (list(words), [])

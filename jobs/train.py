@@ -1,10 +1,10 @@
 """Train a U-Net from annotated images and write a model bundle."""
 
-import shlex
 import sys
 from functools import partial
 from typing import TYPE_CHECKING
 
+from jobs._command import command
 from jobs._log import Log, Tell, log_to
 from jobs._main import DONE, SAVED, run_job, watched
 from jobs._survey import tell_choices, tell_notes
@@ -29,6 +29,7 @@ def work(settings: TrainSettings) -> int:
 
 def _train(log: Log, settings: TrainSettings, meter: "Meter") -> int:
     from pipeline.distributed.train import train_bundle
+    from pipeline.training.unfinished import can_resume
 
     def on_configured(found: "Survey", configuration: "Configuration") -> None:
         tell_notes(log, found.findings)
@@ -40,7 +41,10 @@ def _train(log: Log, settings: TrainSettings, meter: "Meter") -> int:
             course = _Course(log, tell, meter)
             result = train_bundle(settings, course, on_configured)
     except StoppedError as stopped:
-        log.tell("stopped", f"{stopped}; this goes on with it:\n{_resuming(sys.argv[1:])}")
+        kept = can_resume(settings)
+        again = {"resume": True, "restart": False} if kept else {}
+        text = "this goes on with it" if kept else "this begins anew"
+        log.tell("stopped", f"{stopped}; {text}:\n{command(settings.model_copy(update=again))}")
         return SAVED
     _tell_figures(log, result.validation)
     if settings.max_minutes and course.steps < _FEW_STEPS:
@@ -87,12 +91,6 @@ class _Course:
             event, fields = "validation", {"epoch": report.epoch, "score": report.score}
         self.meter.share(self.share)
         self.tell(event, self.text + self.score, share=self.share, **fields)
-
-
-def _resuming(flags: list[str]) -> str:
-    """The command line as it was typed, to resume with."""
-    kept = [flag for flag in flags if flag not in ("--restart", "--resume")]
-    return shlex.join(["python", "-m", "jobs.train", *kept, "--resume"])
 
 
 def _tell_figures(log: Log, validation: "Validation") -> None:

@@ -6,6 +6,7 @@ one wins. Nested settings are YAML sections and dotted flags: `network: {depth: 
 """
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import CliSettingsSource
 from pydantic_settings import SettingsError as CliError
+from pydantic_settings.sources.types import _CliPositionalArg
 
 from pipeline.config import JobSettings
 from pipeline.config.base import VERBATIM
@@ -21,11 +23,30 @@ from pipeline.errors import SettingsError
 
 S = TypeVar("S", bound=JobSettings)
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_REQUIRED = re.compile("arguments are required")
+
+
+class _Loader(yaml.SafeLoader):
+    """Without YAML 1.1's numbers to the base of 60: `workers: 1:4` is no 64."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (
+            tag,
+            re.compile(f"(?!.*:){pattern.pattern}", pattern.flags) if tag in _NUMBERS else pattern,
+        )
+        for tag, pattern in resolvers
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
 
 def parse_yaml(text: str, name: str) -> dict[str, Any]:
     """The mapping that a YAML file holds. `name` is for the error's sake."""
     try:
-        value = yaml.safe_load(text)
+        value = _Loader(text).get_single_data()
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
@@ -44,20 +65,47 @@ def load(kind: type[S], flags: Sequence[str], values: Mapping[str, Any]) -> S:
         SettingsError: one line that names the first wrong key and what it takes.
         SystemExit: after printing the help, when the flags ask for it.
     """
+    given = _underscored(values)
     try:
         parsed, verbatim = _verbatim(kind, flags)
-        source: CliSettingsSource[Any] = CliSettingsSource(kind, cli_parse_args=parsed)
-        return kind(_cli_settings_source=source, **_underscored(values) | verbatim)
+        try:
+            source = _Source(kind, cli_parse_args=parsed)
+        except CliError as error:
+            if not _REQUIRED.search(str(error)):
+                raise
+            # What stands without a flag may come from the file, of which the parser knows nothing.
+            bare = [str(given[name]) for name in positionals(kind) if name in given]
+            source = _Source(kind, cli_parse_args=[*parsed, *bare])
+        return kind(_cli_settings_source=source, **given | verbatim)
     except CliError as error:
         raise SettingsError(_flag_problem(kind, str(error))) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        raise SettingsError(_key_problem(kind, first)) from error
+        raise SettingsError(_problem(kind, error.errors())) from error
 
 
-def to_yaml(settings: BaseModel) -> str:
-    """Settings as run, in a form that `--config` takes."""
-    return yaml.safe_dump(settings.model_dump(mode="json", exclude={"config"}), sort_keys=False)
+def positionals(kind: type[JobSettings]) -> list[str]:
+    """Settings that stand on the command line without a flag, in their order."""
+    return [name for name, info in kind.model_fields.items() if _CliPositionalArg in info.metadata]
+
+
+class _Source(CliSettingsSource[Any]):
+    """Flags, whose help tells a default only where there is one to tell."""
+
+    def _help_format(self, *args: Any, **kwargs: Any) -> str:
+        said = super()._help_format(*args, **kwargs)
+        for nothing in ("None", "()", "False"):
+            said = said.removesuffix(f" (default: {nothing})")
+        return said
+
+
+def to_yaml(settings: BaseModel, left_out: Mapping[str, Any] | None = None) -> str:
+    """Settings as run, in a form that `--config` takes.
+
+    Args:
+        left_out: what of them is not to be given again, as pydantic's ``exclude`` has it.
+    """
+    said = settings.model_dump(mode="json", exclude={"config": True, **(left_out or {})})
+    return yaml.safe_dump(said, sort_keys=False)
 
 
 def _verbatim(
@@ -86,21 +134,40 @@ def _verbatim(
 
 
 def _underscored(values: Mapping[str, Any]) -> dict[str, Any]:
-    """YAML may spell keys as flags do: `max-minutes` is `max_minutes`."""
-    return {
-        key.replace("-", "_"): _underscored(value) if isinstance(value, Mapping) else value
-        for key, value in values.items()
-    }
+    """YAML may spell keys as flags do: `max-minutes` is `max_minutes`, `network.depth` nested."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = str(key).replace("-", "_").split(".")
+        place = found
+        for section in sections:
+            place = place.setdefault(section, {})
+        if isinstance(value, Mapping):
+            place[name] = place.get(name, {}) | _underscored(value)
+        else:
+            place[name] = value
+    return found
 
 
-def _flag_problem(kind: type[BaseModel], message: str) -> str:
+def _flag_problem(kind: type[JobSettings], message: str) -> str:
     message = message.removeprefix("error parsing CLI: ")
     wrong, _, rest = message.partition("unrecognized arguments: ")
     if wrong or not rest.startswith("--"):
         return message
     flag = rest.split()[0].split("=")[0]
-    known = ["--" + key.replace("_", "-") for key in _keys(kind)]
+    bare = positionals(kind)
+    known = ["--" + key.replace("_", "-") for key in _keys(kind) if key not in bare]
+    if flag.removeprefix("--") in bare:
+        return f"{flag.removeprefix('--')} stands without a flag: leave out {flag}"
     return f"unknown flag {flag}{_did_you_mean(flag, known)}"
+
+
+def _problem(kind: type[BaseModel], errors: Sequence[ErrorDetails]) -> str:
+    """The first of them; of what is missing, all."""
+    missing = [".".join(map(str, e["loc"])) for e in errors if e["type"] == "missing"]
+    if errors[0]["type"] != "missing" or len(missing) == 1:
+        return _key_problem(kind, errors[0])
+    flags = ", ".join("--" + key.replace("_", "-") for key in missing)
+    return f"settings {', '.join(missing)} are missing: give {flags}, or a settings file with them"
 
 
 def _key_problem(kind: type[BaseModel], error: ErrorDetails) -> str:
@@ -117,8 +184,8 @@ def _key_problem(kind: type[BaseModel], error: ErrorDetails) -> str:
 
 
 def _did_you_mean(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else "; --help lists them"
 
 
 def _keys(kind: type[BaseModel], prefix: str = "") -> list[str]:

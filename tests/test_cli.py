@@ -4,19 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from jobs.__main__ import JOBS
 from tests.conftest import run_cli
 
 
 def test_the_jobs_are_listed_with_a_line_each() -> None:
     result = run_cli("jobs")
     assert result.returncode == 0
-    for job in ("inspect", "train", "predict", "evaluate", "count", "overlay", "demo"):
+    for job in JOBS:
         assert f"python -m jobs.{job}" in result.stdout
 
 
-@pytest.mark.parametrize(
-    "job", ["inspect", "train", "predict", "evaluate", "count", "overlay", "demo"]
-)
+@pytest.mark.parametrize("job", [job for job in JOBS if job != "submit"])
 def test_help_and_wrong_usage(job: str) -> None:
     helped = run_cli(f"jobs.{job}", "--help")
     assert helped.returncode == 0

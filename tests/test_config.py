@@ -1,12 +1,20 @@
 """Settings: file then flags, and one clear line for each mistake."""
 
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
+from jobs._command import command
 from jobs._main import read_settings, run_job
-from pipeline.config import DemoSettings, JobSettings, PredictSettings, TrainSettings
+from pipeline.config import (
+    CountSettings,
+    DemoSettings,
+    JobSettings,
+    PredictSettings,
+    TrainSettings,
+)
 from pipeline.errors import SettingsError, TesseraError
 from pipeline.parsing import to_yaml
 
@@ -42,6 +50,42 @@ def test_settings_as_run_can_be_run_again(tmp_path: Path) -> None:
     assert again.augment.flip is False
 
 
+def test_what_a_training_learned_is_not_given_to_the_next(tmp_path: Path) -> None:
+    first = read_settings(TrainSettings, [*NEEDED, "--method.overlap", "0.5", "--restart"])
+    left_out = {"restart": True, "method": first.method.left_to_learn}
+    path = write(tmp_path / "s.yaml", to_yaml(first, left_out))
+    again = read_settings(TrainSettings, ["--config", path, "--resume"])
+    assert again.method.left_to_learn == first.method.left_to_learn
+    assert "overlap" not in again.method.left_to_learn
+    assert "vote_blur" in again.method.left_to_learn
+
+
+def test_a_command_line_says_what_was_given(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.yaml", "workers: 1:4\nnetwork.depth: 2\nnetwork: {width: 8}\n")
+    words = [*NEEDED, "--no-augment.flip", "--method.class-weights", "1", "--method.class-weights"]
+    words += ["2.5", "--notes", "two words", "--resume", "--config", path]
+    settings = read_settings(TrainSettings, words)
+    assert (settings.workers, settings.network.depth, settings.network.width) == ("1:4", 2, 8)
+    program, *said = shlex.split(command(settings).removeprefix("python -m "))
+    assert program == "jobs.train"
+    assert read_settings(TrainSettings, said) == settings.model_copy(update={"config": None})
+    parts = ["--partition", "site", "--partition", r"date=(\d{4}),x"]
+    predict = read_settings(
+        PredictSettings, ["--input", "i", "--model", "m", "--output", "o", *parts]
+    )
+    assert read_settings(PredictSettings, shlex.split(command(predict))[3:]) == predict
+    count = read_settings(CountSettings, ["out", "--json"])
+    assert command(count) == "python -m jobs.count out --json"
+
+
+def test_what_stands_without_a_flag_may_stand_in_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.yaml", "dataset: out\n")
+    assert read_settings(CountSettings, ["--config", path]).dataset == "out"
+    assert read_settings(CountSettings, ["other", "--config", path]).dataset == "other"
+    with pytest.raises(SettingsError, match="dataset stands without a flag: leave out --dataset"):
+        read_settings(CountSettings, ["--dataset", "out"])
+
+
 @pytest.mark.parametrize(
     ("flags", "text", "line"),
     [
@@ -72,6 +116,10 @@ def test_a_job_may_need_no_flag_at_all() -> None:
 def test_what_is_missing_is_named_with_its_flag() -> None:
     with pytest.raises(SettingsError, match="setting output is missing: give --output"):
         read_settings(TrainSettings, ["--data", "d"])
+    with pytest.raises(
+        SettingsError, match="settings data, output are missing: give --data, --output"
+    ):
+        read_settings(TrainSettings, [])
     with pytest.raises(SettingsError, match=r"settings file: cannot read nowhere\.yaml"):
         read_settings(TrainSettings, [*NEEDED, "--config", "nowhere.yaml"])
 

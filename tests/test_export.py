@@ -61,7 +61,7 @@ def truth(dataset: OutputDataset, seed: int) -> np.ndarray:
 def exported(dataset: OutputDataset, kind: str, folder: Path, *flags: str) -> list[Path]:
     words = [dataset.uri, "--to", kind, "--target", str(folder), *flags]
     assert run_job(ExportSettings, export.work, words) == 0
-    return sorted(folder.iterdir())
+    return sorted(file for file in folder.iterdir() if file.name != "export.json")
 
 
 def test_label_tiffs(dataset: OutputDataset, tmp_path: Path) -> None:
@@ -115,6 +115,22 @@ def test_coco_loads_with_pycocotools(dataset: OutputDataset, tmp_path: Path) -> 
             drawn[mask > 0] = i
         pairs = np.unique(np.stack([drawn.ravel(), whole.ravel()]), axis=1)
         assert pairs.shape[1] == len(np.unique(whole))
+
+
+@pytest.mark.parametrize("kind", ["tiff", "ome-zarr", "geojson", "coco"])
+def test_only_what_an_export_wrote_is_written_over(
+    dataset: OutputDataset, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "mine").mkdir()
+    own = tmp_path / "mine/two.tif"
+    own.write_bytes(b"the image itself")
+    words = [dataset.uri, "--to", kind, "--images", "two.tif", "--target", str(own.parent)]
+    assert run_job(ExportSettings, export.work, words) == 2
+    assert "holds two.tif, which no export wrote" in capsys.readouterr().err
+    assert own.read_bytes() == b"the image itself"
+    assert list(own.parent.iterdir()) == [own]
+    once = exported(dataset, kind, tmp_path / "new", "--images", "two.tif")
+    assert once == exported(dataset, kind, tmp_path / "new", "--images", "two.tif")
 
 
 def test_nothing_to_export_is_told(dataset: OutputDataset, capsys: pytest.CaptureFixture) -> None:

@@ -188,7 +188,7 @@ def test_a_recorder_that_fails_costs_one_notice(
         recorders(replace(report, epoch=2, step=80))
     notices = [one.text for one in heard if isinstance(one, Notice)]
     assert len(notices) == 2
-    assert "pip install 'tessera[mlflow]'" in notices[0]
+    assert "pip install mlflow-skinny" in notices[0]
     assert "metrics.jsonl" in notices[1]
     assert [one.epoch for one in heard if isinstance(one, EpochReport)] == [1, 2]
     assert len(scalars(f"{tmp_path}/tensorboard")["val/score"]) == 2

@@ -127,9 +127,9 @@ def test_links_are_followed_but_never_in_a_loop(tmp_path: Path) -> None:
 def test_what_a_killed_writer_left_is_seen_by_who_asks_only(tmp_path: Path) -> None:
     place = str(tmp_path)
     storage.write_bytes(f"{place}/a/data.bin", b"x")
-    left = f"{place}/a/.data.bin.0123abcd"
+    left = f"{place}/a/.data.bin.tessera-0123abcd"
     Path(left).write_bytes(b"half")
-    (tmp_path / "a/.of-the-user").write_bytes(b"x")
+    (tmp_path / "a/.of-the-user.20260101").write_bytes(b"x")
     assert [file.uri for file in storage.walk(place)] == [f"{place}/a/data.bin"]
     assert list(storage.unfinished_files(place)) == [left]
 

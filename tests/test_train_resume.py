@@ -15,7 +15,14 @@ import torch
 from pydantic import BaseModel
 
 from jobs import train
-from pipeline.config import ConfiguredSettings, NetworkSettings, NormalizeSettings, TrainSettings
+from jobs._main import read_settings
+from pipeline.config import (
+    ConfiguredSettings,
+    MethodSettings,
+    NetworkSettings,
+    NormalizeSettings,
+    TrainSettings,
+)
 from pipeline.config.base import CHOSEN
 from pipeline.distributed.mailbox import Report
 from pipeline.distributed.session import ray_session
@@ -118,7 +125,9 @@ def test_sigterm_saves_and_the_line_that_is_printed_resumes(annotated: str, tmp_
     flags += ["--checkpoint-minutes", "0.01"]
     said = terminate_after_a_checkpoint(flags, output)
     words = shlex.split(said.strip().splitlines()[-1])
-    assert words == ["python", "-m", "jobs.train", *flags, "--resume"]
+    assert words[:3] == ["python", "-m", "jobs.train"]
+    typed, printed = (read_settings(TrainSettings, one) for one in (flags, words[3:]))
+    assert printed == typed.model_copy(update={"resume": True, "restart": False})
     unfinished = find_unfinished(settings.model_copy(update={"resume": True}))
     assert unfinished is not None
     assert 0 < unfinished.state.progress < 1
@@ -158,8 +167,38 @@ def test_a_snapshot_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     whole = load_snapshot(found.uri)
     assert whole is not None
     assert torch.equal(whole.tensors["network.weight"], tensors["network.weight"])
-    assert find_unfinished(settings.model_copy(update={"resume": False, "restart": True})) is None
+    anew = settings.model_copy(update={"resume": False, "restart": True})
+    assert find_unfinished(anew) is None
+    assert Path(folder).exists()  # as long as nothing is there in its place
+    mark_unfinished(anew, configured, "another", None)
     assert not Path(folder).exists()
+
+
+def test_a_training_that_ended_before_it_began_is_not_in_the_way(tmp_path: Path) -> None:
+    settings = settings_for("data", tmp_path / "model")
+    configured = ConfiguredSettings(**dict(settings) | {"channels": 3, "batch_size": 8})
+    mark_unfinished(settings, configured, "run", None)
+    snapshot = Snapshot(TrainingState(progress=1, finished=True), {"weight": torch.zeros(3)})
+    save_snapshot(snapshot, f"{checkpoints_uri(settings)}/run/last")
+    assert find_unfinished(settings) is None
+
+
+@pytest.mark.parametrize("name", ["README.md", "checkpoints", "tensorboard"])
+def test_what_no_training_wrote_is_not_written_over(tmp_path: Path, name: str) -> None:
+    settings = settings_for("data", tmp_path)
+    (tmp_path / name).write_bytes(b"of the user")
+    for changes in ({}, {"resume": True}, {"restart": True}):
+        with pytest.raises(SettingsError, match=f"holds {name}, which no training wrote"):
+            find_unfinished(settings.model_copy(update=changes))
+
+
+def test_a_finished_model_is_replaced_only_when_asked_to(tmp_path: Path) -> None:
+    settings = settings_for("data", tmp_path)
+    for name in ("bundle.json", "README.md", "weights.safetensors"):
+        (tmp_path / name).write_bytes(b"{}")
+    with pytest.raises(SettingsError, match="holds a finished model; --restart trains it anew"):
+        find_unfinished(settings)
+    assert find_unfinished(settings.model_copy(update={"restart": True})) is None
 
 
 def open_settings(settings: TrainSettings) -> list[str]:
@@ -184,6 +223,19 @@ def test_what_was_chosen_from_the_data_stays_when_a_training_goes_on(annotated: 
     before = Unfinished("uri", "run", TrainingState(), chosen.settings.result_settings())
     assert len(open_settings(given)) > 10
     assert open_settings(before.fill_in(given)) == []
+
+
+def test_what_another_model_settled_stays_when_a_training_goes_on() -> None:
+    """And what was neither given nor settled is still to be learned at the end."""
+    given = TrainSettings(data="d", output="o", method=MethodSettings(vote_blur=0.3))
+    network = NetworkSettings(depth=2, width=8, norm="batch", full_resolution="full")
+    normalize = NormalizeSettings(kind="percentile", low=5.0)
+    method = given.method.model_copy(update={"name": "instance", "reach": 32})
+    changes = {"network": network, "normalize": normalize, "method": method, "channels": 3}
+    chosen = given.model_copy(update=changes).result_settings()
+    again = Unfinished("uri", "run", TrainingState(), chosen).fill_in(given)
+    assert (again.network, again.normalize, again.method) == (network, normalize, method)
+    assert again.method.left_to_learn == given.method.left_to_learn
 
 
 @pytest.mark.parametrize("words", ["0", "4:1", "1:2:3", "many", "1.5"])

@@ -62,6 +62,14 @@ class NormalizeSettings(Section):
     )
 
 
+_LEARNED = frozenset(
+    {
+        "foreground_threshold", "vote_blur", "proposal_threshold", "overlap", "score_slope",
+        "score_shift", "min_score",
+    }
+)  # fmt: skip
+
+
 class MethodSettings(Section):
     """How the network's outputs become classes and objects."""
 
@@ -136,3 +144,8 @@ class MethodSettings(Section):
     def overlapping(self) -> bool:
         """Whether objects may share pixels."""
         return self.name == "proposals"
+
+    @property
+    def left_to_learn(self) -> set[str]:
+        """Settings that were not given, so that a training learns them on its validation images."""
+        return set(_LEARNED - self.model_fields_set)

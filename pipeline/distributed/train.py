@@ -42,6 +42,7 @@ from pipeline.survey.balance import crop_weights
 from pipeline.survey.configure import Configuration, decide_method
 from pipeline.survey.summary import card_rows
 from pipeline.training.card import CARD_NAME, CardFacts, Machine, model_card
+from pipeline.training.output import SETTINGS_NAME
 from pipeline.training.pretrained import find_pretrained
 from pipeline.training.recorders.group import RecorderGroup, recording
 from pipeline.training.reports import OnReport, Validation, load_validation
@@ -219,8 +220,9 @@ def _publish(checkpoint: Checkpoint, settings: ConfiguredSettings, began: float)
         if not snapshot.state.best_validation:
             raise DataError("the training ended before its first step; give it more time")
         storage.copy_folder(storage.join(folder, BUNDLE), settings.output)
-    text = to_yaml(settings)
-    storage.write_bytes(storage.join(settings.output, "settings.yaml"), text.encode())
+    left_out = {"resume": True, "restart": True, "method": settings.method.left_to_learn}
+    text = to_yaml(settings, left_out)
+    storage.write_bytes(storage.join(settings.output, SETTINGS_NAME), text.encode())
     spec, validation = load_spec(settings.output), load_validation(settings.output)
     return TrainResult(settings.output, spec, validation, time.time() - began)
 

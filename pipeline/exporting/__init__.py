@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 from pipeline.exporting import coco, geojson, ome_zarr, tiff
 from pipeline.exporting.base import Chosen, choose_images
+from pipeline.exporting.target import claim_target
 from pipeline.tables.dataset import OutputDataset
 
-__all__ = ["FORMATS", "WHOLE", "Chosen", "choose_images"]
+__all__ = ["FORMATS", "WHOLE", "Chosen", "choose_images", "claim_target"]
 
 FORMATS: dict[str, Callable[[OutputDataset, Chosen, str], None]] = {
     "ome-zarr": ome_zarr.export_image,

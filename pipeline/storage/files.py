@@ -96,9 +96,12 @@ def temporary_beside(path: str, data: bytes) -> Iterator[str]:
 
 
 def temporary_name(path: str) -> str:
-    """Beside `path`; it begins with a dot, so that globs and listings pass it over."""
+    """Beside `path`; it begins with a dot, so that globs and listings pass it over.
+
+    Nobody else's file is called like this: what dead writers left is removed by its name.
+    """
     folder, name = os.path.split(path)
-    return f"{folder}/.{name}.{uuid.uuid4().hex[:8]}"
+    return f"{folder}/.{name}.tessera-{uuid.uuid4().hex[:8]}"
 
 
 def exists(uri: str) -> bool:

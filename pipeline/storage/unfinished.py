@@ -8,7 +8,7 @@ from pipeline.storage.door import is_local
 from pipeline.storage.faults import named
 from pipeline.storage.uris import absolute
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
+_TEMPORARY = re.compile(r"\..+\.tessera-[0-9a-f]{8}")
 
 
 def unfinished_files(uri: str) -> Iterator[str]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from pipeline import storage
-from pipeline.errors import StorageError
+from pipeline.errors import MissingError
 from pipeline.training.reports import Validation
 
 STATE_NAME = "state.json"
@@ -45,6 +45,11 @@ class TrainingState(BaseModel):
     finished: bool = False
     tensors_hash: str = ""
 
+    @property
+    def in_vain(self) -> bool:
+        """Whether its time was over before anything was learned: there is nothing to go on with."""
+        return self.finished and self.best_validation is None
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -63,11 +68,15 @@ def save_snapshot(snapshot: Snapshot, uri: str) -> None:
 
 
 def load_snapshot(uri: str) -> Snapshot | None:
-    """The snapshot in a folder; None where there is none that is whole."""
+    """The snapshot in a folder; None where there is none that is whole.
+
+    Raises:
+        StorageError: the store does not answer, which says nothing about the snapshot.
+    """
     try:
         state = TrainingState.model_validate_json(storage.read_bytes(storage.join(uri, STATE_NAME)))
         data = storage.read_bytes(storage.join(uri, TENSORS_NAME))
-    except (StorageError, ValidationError):
+    except (MissingError, ValidationError):
         return None
     if storage.content_hash(data) != state.tensors_hash:
         return None

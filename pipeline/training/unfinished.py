@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import storage
-from pipeline.config import ConfiguredSettings, Section, TrainSettings
+from pipeline.config import ConfiguredSettings, MethodSettings, TrainSettings
 from pipeline.errors import DataError, SettingsError
-from pipeline.models.bundle import SPEC_NAME
+from pipeline.training.output import CHECKPOINTS, check_free
 from pipeline.training.state import STATE_NAME, TrainingState, load_snapshot
 
 _MARKER_NAME = "training.json"
@@ -46,14 +46,15 @@ class Unfinished:
     chosen: dict[str, Any]
 
     def fill_in(self, settings: TrainSettings) -> TrainSettings:
-        """What was chosen from the data then, and the time, stays as it is."""
+        """What was chosen then, from the data or another model, stays as it is."""
         old = TrainSettings.model_validate(
             {key: value for key, value in self.chosen.items() if key in _CHOSEN}
             | {"data": settings.data, "output": settings.output}
         )
-        return settings.model_copy(
-            update={key: _filled(getattr(settings, key), getattr(old, key)) for key in _CHOSEN}
-        )
+        chosen = {key: getattr(old, key) for key in _CHOSEN}
+        # What of the method was given is known by these settings alone, and the rest is learned.
+        method = _filled(settings.method, old.method)
+        return settings.model_copy(update=chosen | {"method": method})
 
 
 def find_unfinished(settings: TrainSettings) -> Unfinished | None:
@@ -61,19 +62,13 @@ def find_unfinished(settings: TrainSettings) -> Unfinished | None:
 
     Raises:
         SettingsError: there is one to go on with, and the settings don't say what to do with it or
-            would change its result.
+            would change its result; or there is something that would be lost.
     """
     marker = _read_marker(settings)
+    if marker is None:
+        check_free(settings)
     if marker is None or settings.restart:
-        if settings.resume and storage.exists(storage.join(settings.output, SPEC_NAME)):
-            raise SettingsError(
-                f"setting resume: {settings.output} holds a finished model; "
-                "--restart trains it anew"
-            )
-        if marker is not None:
-            _remove_runs(marker.checkpoints, marker.runs)
-            storage.remove(_marker_uri(settings))
-        return None
+        return None  # what is dropped goes when the new one is on its way, see `mark_unfinished`
     newest = _newest_snapshot(marker)
     if newest is None:
         return None  # it was stopped before there was anything to go on from
@@ -84,6 +79,11 @@ def find_unfinished(settings: TrainSettings) -> Unfinished | None:
         )
     _check_equal(marker, settings)
     return newest
+
+
+def can_resume(settings: TrainSettings) -> bool:
+    """Whether a training to this output was begun and not finished."""
+    return storage.exists(_marker_uri(settings))
 
 
 def mark_unfinished(
@@ -118,7 +118,7 @@ def mark_finished(settings: TrainSettings) -> None:
 
 def checkpoints_uri(settings: TrainSettings) -> str:
     """Where the runs of a training are."""
-    return storage.absolute(settings.checkpoints or storage.join(settings.output, "checkpoints"))
+    return storage.absolute(settings.checkpoints or storage.join(settings.output, CHECKPOINTS))
 
 
 def _marker_uri(settings: TrainSettings) -> str:
@@ -144,7 +144,7 @@ def _newest_snapshot(marker: _Marker) -> Unfinished | None:
                 continue
             folder = file.uri.rpartition("/")[0]
             snapshot = load_snapshot(folder)
-            if snapshot is not None:
+            if snapshot is not None and not snapshot.state.in_vain:
                 found.append(Unfinished(folder, run, snapshot.state, marker.chosen))
     return max(found, key=lambda one: one.state.done, default=None)
 
@@ -159,10 +159,8 @@ def _check_equal(marker: _Marker, settings: TrainSettings) -> None:
             )
 
 
-def _filled(given: Any, chosen: Any) -> Any:
+def _filled(given: MethodSettings, chosen: MethodSettings) -> MethodSettings:
     """What was given, and where that is open what was chosen."""
-    if not isinstance(given, Section):
-        return chosen if given is None else given
     return given.model_copy(
         update={
             name: getattr(chosen, name)

@@ -37,7 +37,7 @@ class MLflowRecorder:
         except ImportError as error:
             raise SettingsError(
                 "MLFLOW_TRACKING_URI is set but MLflow is not installed: pip install "
-                "'tessera[mlflow]', or give --no-record.mlflow"
+                "mlflow-skinny, or give --no-record.mlflow"
             ) from error
         self.settings = settings
         self.output = storage.absolute(settings.output)
