@@ -103,17 +103,6 @@ def match_ious(
     return Matches(hits, n_predicted - hits, n_true - hits, sums)
 
 
-def match_objects(
-    truth: InstanceMap,
-    predicted: InstanceMap,
-    thresholds: Sequence[float] = AP_THRESHOLDS,
-) -> Matches:
-    """Match objects of two (H, W) maps so that as many pairs as possible reach each threshold."""
-    n_true = int((np.bincount(truth.ravel())[1:] > 0).sum())
-    n_predicted = int((np.bincount(predicted.ravel())[1:] > 0).sum())
-    return match_ious(iou_matrix(truth, predicted), n_true, n_predicted, thresholds)
-
-
 def outside_void(predicted: InstanceMap, truth: SemanticMap) -> InstanceMap:
     """Predicted objects without their pixels where nobody labelled, and without those that are
     mostly there: what they are is not known, so they are neither right nor wrong (Kirillov et al.

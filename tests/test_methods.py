@@ -12,10 +12,10 @@ from pipeline.labels import open_data, read_label
 from pipeline.methods import build_method
 from pipeline.methods.base import Method
 from pipeline.methods.losses import semantic_loss
-from pipeline.metrics import match_objects
 from pipeline.records import VOID, Label
 from pipeline.synthetic import CLASSES, make_scene
 from tests.label_sets import perfect_outputs, targets_of
+from tests.matching import match_objects
 
 
 def decode(method: Method, outputs: dict[str, torch.Tensor]):

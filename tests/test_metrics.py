@@ -10,11 +10,11 @@ from pipeline.metrics import (
     confusion,
     count_error,
     dice_iou,
-    match_objects,
     reliability,
 )
 from pipeline.records import VOID
 from pipeline.synthetic import make_scene
+from tests.matching import match_objects
 
 
 def strips(*widths: int) -> np.ndarray:

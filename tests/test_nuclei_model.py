@@ -9,11 +9,11 @@ import torch
 from pipeline.config import RegionSettings
 from pipeline.labels import open_data, read_sample
 from pipeline.methods import build_method
-from pipeline.metrics import match_objects
 from pipeline.models.weights import load_bundle
 from pipeline.predicting.engine import TorchEngine
 from pipeline.predicting.predictor import Predictor
 from tests.conftest import ROOT
+from tests.matching import match_objects
 
 NUCLEI = ROOT / "models/nuclei"
 
