@@ -52,7 +52,9 @@ def test_parts_are_as_the_whole(tmp_path: Path, name: str, seed: int) -> None:
     side = int(rng.integers(40, 300))
     pixels, label = nasty_scene(height, width, seed)
     label.semantic[label.instances % 5 == 1] = 3
-    settings = MethodSettings(name=name, reach=32, score_slope=1.7, score_shift=-0.4)
+    settings = MethodSettings(
+        name=name, reach=32, score_slope=1.7, score_shift=-0.4, score_size=0.3
+    )
     method = build_method(settings, CLASSES)
     maps = imagined_maps(method, label, seed)
     expected = whole(tmp_path / "whole", method, maps, pixels)
@@ -71,7 +73,9 @@ def test_parts_leave_out_the_doubtful_objects_of_the_whole(
     """Also those that lie across parts, of which no part alone knows how sure they are."""
     pixels, label = nasty_scene(420, 380, seed)
     label.semantic[label.instances % 5 == 1] = 3
-    settings = MethodSettings(name=name, reach=32, score_slope=1.7, score_shift=-0.4)
+    settings = MethodSettings(
+        name=name, reach=32, score_slope=1.7, score_shift=-0.4, score_size=0.3
+    )
     maps = imagined_maps(build_method(settings, CLASSES), label, seed)
     scores = build_method(settings, CLASSES).decode(maps).scores
     least = float(np.median(scores))

@@ -75,7 +75,7 @@ def test_what_the_user_gave_stays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_thresholds_that_a_method_has_not_are_left_alone() -> None:
     best, before = tuned(MethodSettings(), "semantic"), MethodSettings(name="semantic")
-    learned = {"score_slope", "score_shift", "min_score"}
+    learned = {"score_slope", "score_shift", "score_size", "min_score"}
     assert best.model_dump(exclude=learned) == before.model_dump(exclude=learned)
 
 

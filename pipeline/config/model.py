@@ -65,7 +65,7 @@ class NormalizeSettings(Section):
 _LEARNED = frozenset(
     {
         "foreground_threshold", "vote_blur", "proposal_threshold", "overlap", "score_slope",
-        "score_shift", "min_score",
+        "score_shift", "score_size", "min_score",
     }
 )  # fmt: skip
 
@@ -132,6 +132,11 @@ class MethodSettings(Section):
         "score; learned, with score_shift, so that a score says how often it is right",
     )
     score_shift: float = Field(0.0, description="what is added to the stretched log-odds")
+    score_size: float = Field(
+        0.0,
+        description="what is added for each factor of e by which an object is larger than typical "
+        "of its image",
+    )
     min_score: float = Field(
         0.0,
         ge=0,

@@ -80,14 +80,14 @@ def finish_image(
         TesseraError: parts disagree about a seam: a defect.
     """
     said = [read_seams(keep, part) for part in range(len(grid))]
-    stitching = stitch((grid.down, grid.across), [seams for seams, _ in said])
+    stitching = stitch((grid.down, grid.across), [seams for seams, _, _ in said])
     if stitching.torn:
         raise TesseraError(
             f"{source.uri}: parts differ about {stitching.torn} pixels at their seams; "
             "please report this"
         )
-    crossing = _crossing(keep, grid, stitching, classes, settings)
-    pixels = np.sum([counts for _, counts in said], axis=0)
+    crossing = _crossing(keep, grid, stitching, classes, said[0][2], settings)
+    pixels = np.sum([counts for _, counts, _ in said], axis=0)
     objects, areas = np.zeros(256, np.int64), np.zeros(256, np.int64)
     for part in range(len(grid)):
         ids = stitching.object_ids(part)
@@ -116,7 +116,12 @@ def _count(objects: NDArray[np.int64], areas: NDArray[np.int64], rows: pa.Table)
 
 
 def _crossing(
-    keep: Keep, grid: Grid, stitching: Stitching, classes: Classes, settings: MethodSettings
+    keep: Keep,
+    grid: Grid,
+    stitching: Stitching,
+    classes: Classes,
+    typical_area: float,
+    settings: MethodSettings,
 ) -> _Crossing:
     things = np.array(sorted(thing_ids(classes)), np.uint8)
     cuts = [read_cut(keep, part) for part in range(len(grid))]
@@ -127,7 +132,7 @@ def _crossing(
     total = add_up(votes, owner, len(ids))
     sums = merge_sums(ObjectSums.joined([cut.sums for cut in cuts]), owner, len(ids))
     certainty = add_up(_joined(cuts, "certainty"), owner, len(ids))
-    scores = object_scores(certainty, sums.areas, settings)
+    scores = object_scores(certainty, sums.areas, typical_area, settings)
     return _Crossing(
         ids=ids,
         owner=owner,

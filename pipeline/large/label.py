@@ -70,10 +70,11 @@ class _Seen:
         likeliest: NDArray[np.uint8] = self.votes.argmax(1).astype(np.uint8)
         return likeliest
 
-    def without_doubtful(self, settings: MethodSettings) -> "_Seen":
+    def without_doubtful(self, typical_area: float, settings: MethodSettings) -> "_Seen":
         """Those that are sure enough, as far as that can be told from one part."""
         areas = np.bincount(self.instances.ravel(), minlength=self.n + 1)[1:]
-        keep = sure_enough(object_scores(self.certainty, areas, settings), settings)
+        scores = object_scores(self.certainty, areas, typical_area, settings)
+        keep = sure_enough(scores, settings)
         keep[self.cut - 1] = True
         numbers = np.cumsum(keep, dtype=np.int64)
         return _Seen(
@@ -109,13 +110,16 @@ def label_part(
     ballot = method.ballot({name: plane[inside] for name, plane in maps.items()})
     seen = _Seen.of(labels[inside], ballot, core, grid)
     semantic = paint(maps["class"][inside], seen.instances, seen.class_ids, method.classes)
-    found = seen.without_doubtful(method.settings)
+    typical_area = method.typical_area(scale)
+    found = seen.without_doubtful(typical_area, method.settings)
     instances, n, cut = found.instances, found.n, found.cut
     sums = sum_objects(instances, pixels, n, core[:2])
     whole = np.setdiff1d(np.arange(1, n + 1), cut)
     rles = encode_masks(instances, sums.boxes, core[:2], whole)
     measures = measures_of(sums.take(whole - 1), rles, grid.height, grid.width)
-    certain = object_scores(found.certainty[whole - 1], measures.areas, method.settings)
+    certain = object_scores(
+        found.certainty[whole - 1], measures.areas, typical_area, method.settings
+    )
     class_ids = found.class_ids[whole - 1]
     rows = object_rows(key, whole, class_ids, certain, measures, method.classes)
     keep.write("objects", part, rows)
@@ -129,14 +133,18 @@ def label_part(
     )
     keep.write("cut", part, cut_table(going_on))
     seams = _seams(labels, labels[inside], instances, n, (y, x))
-    keep.write("seams", part, seams_table(seams, np.bincount(semantic.ravel(), minlength=256)))
+    pixels_said = np.bincount(semantic.ravel(), minlength=256)
+    keep.write("seams", part, seams_table(seams, pixels_said, typical_area))
 
 
-def read_seams(keep: Keep, part: int) -> tuple[Seams, NDArray[np.int64]]:
-    """What a part says to its neighbours, and its pixels of each class (256,)."""
+def read_seams(keep: Keep, part: int) -> tuple[Seams, NDArray[np.int64], float]:
+    """What a part says to its neighbours, its pixels of each class (256,), and what all parts say.
+
+    That is the typical area of the image's objects.
+    """
     row = keep.read("seams", part).to_pylist()[0]
     lines = {name: np.array(row[name], np.int32) for name in _LINES}
-    return Seams(row["n"], **lines), np.array(row["pixels"], np.int64)
+    return Seams(row["n"], **lines), np.array(row["pixels"], np.int64), row["typical_area"]
 
 
 def read_cut(keep: Keep, part: int) -> Cut:
@@ -176,11 +184,12 @@ def cut_table(cut: Cut) -> pa.Table:
     return pa.table(found)
 
 
-def seams_table(seams: Seams, pixels: NDArray[np.int64]) -> pa.Table:
+def seams_table(seams: Seams, pixels: NDArray[np.int64], typical_area: float = 0.0) -> pa.Table:
     """What `read_seams` reads."""
     lines = [(name, getattr(seams, name).tolist(), pa.list_(pa.int32())) for name in _LINES]
     counts = ("pixels", pixels.tolist(), pa.list_(pa.int64()))
-    return one_row([("n", seams.n, pa.int64()), *lines, counts])
+    size = ("typical_area", typical_area, pa.float64())
+    return one_row([("n", seams.n, pa.int64()), *lines, counts, size])
 
 
 def _seams(

@@ -94,6 +94,10 @@ class Method(ABC):
         """What labelling has to know of the whole image: counts that add up over its regions."""
         return np.zeros(0, np.int64)
 
+    def typical_area(self, scale: NDArray[np.int64]) -> float:
+        """Pixels of an object as the image has them, by its scale; 0 where that is not known."""
+        return 0.0
+
     @abstractmethod
     def halo(self, scale: NDArray[np.int64]) -> int:
         """Pixels around a window that its labels depend on, and those one pixel beyond it."""
@@ -122,13 +126,14 @@ class PartitionMethod(Method):
         """What each pixel says of the object that it belongs to."""
 
     def decode(self, maps: Maps) -> Segmentation:
-        instances, n = renumbered(self.label(maps, self.scale(maps)))
+        scale = self.scale(maps)
+        instances, n = renumbered(self.label(maps, scale))
         ballot = self.ballot(maps)
         votes = count_votes(instances, n, ballot)
         class_ids = votes.argmax(1).astype(np.uint8)
         areas = np.bincount(instances.ravel(), minlength=n + 1)[1:]
         certainty = np.bincount(instances.ravel(), ballot.certainty.ravel(), minlength=n + 1)[1:]
-        scores = object_scores(certainty, areas, self.settings)
+        scores = object_scores(certainty, areas, self.typical_area(scale), self.settings)
         keep = sure_enough(scores, self.settings)
         return Segmentation(
             semantic=paint(maps["class"], instances, class_ids, self.classes),
@@ -169,7 +174,7 @@ class OverlapMethod(Method):
     def scores(self, found: "Sequence[FoundObject]") -> NDArray[np.float32]:
         """(N,) how likely each is right."""
         certainty = np.array([one.certainty for one in found], np.int64)
-        return object_scores(certainty, areas_of([one.mask for one in found]), self.settings)
+        return object_scores(certainty, areas_of([one.mask for one in found]), 0.0, self.settings)
 
     def paint(self, semantic: SemanticMap, objects: Sequence[ObjectMask]) -> SemanticMap:
         """The semantic map (H, W) in which objects, in their order, have their class."""

@@ -116,6 +116,10 @@ class InstanceMethod(PartitionMethod):
             crumb=max(crumb, self.settings.min_area),
         )
 
+    def typical_area(self, scale: NDArray[np.int64]) -> float:
+        # In a disc of radius r the median way to the middle is r / √2.
+        return 2 * np.pi * self.reach_of(scale).typical ** 2
+
     def halo(self, scale: NDArray[np.int64]) -> int:
         return self.reach_of(scale).halo
 

@@ -20,7 +20,7 @@ from pipeline.records import ClassSpec, CountCalibration
 SPEC_NAME = "bundle.json"
 WEIGHTS_NAME = "weights.safetensors"
 
-_LATER = ("proposal_threshold", "overlap", "min_score")
+_LATER = ("proposal_threshold", "overlap", "score_size", "min_score")
 """Settings that the first bundles did not have, whose fingerprints are to stay."""
 
 

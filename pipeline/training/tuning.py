@@ -2,12 +2,13 @@
 
 First its thresholds, a setting at a time, in the order in which the method names them. The values
 are few and the figures smooth in them, so there is little to overfit: two numbers against hundreds
-of objects. Then the two numbers that make a score say how often an object is right. Last the score
-from which on objects are kept.
+of objects. Then the three numbers that make a score say how often an object is right. Last the
+score from which on objects are kept.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,7 +20,9 @@ from pipeline.judging import JudgedObjects, any_true, judge_objects, scores_and_
 from pipeline.methods import build_method
 from pipeline.methods.base import Method
 from pipeline.metrics import sum_matches
+from pipeline.overlaps import areas_of
 from pipeline.records import thing_ids
+from pipeline.scores import relative_sizes
 from pipeline.training.calibration import fit_scores
 from pipeline.training.validation import Seen, evenly
 from pipeline.training.world import gather
@@ -27,9 +30,19 @@ from pipeline.training.world import gather
 _MOST_PIXELS = 100_000_000  # that are decoded ten times over, in memory: about a gigabyte
 _GAIN = 0.001  # of the score that a change has to bring, or what was there stays
 _DIGITS = 3
-_OF_SCORES = frozenset({"score_slope", "score_shift"})
+_OF_SCORES = ("score_slope", "score_shift", "score_size")
 
-_Judge = Callable[[MethodSettings], list[JudgedObjects]]
+
+@dataclass(frozen=True)
+class _Judged:
+    """What a decoding finds in an image."""
+
+    objects: JudgedObjects
+    sizes: NDArray[np.float64]
+    """(M,) of the found objects, see `scores.relative_sizes`."""
+
+
+_Judge = Callable[[MethodSettings], list[_Judged]]
 """What a decoding finds in the images, in their order, those of all processes."""
 
 
@@ -62,7 +75,7 @@ def tune_decoding(method: Method, seen: Mapping[int, Seen], given: set[str]) -> 
     if not things:
         return method.settings
 
-    def judge(tried: MethodSettings) -> list[JudgedObjects]:
+    def judge(tried: MethodSettings) -> list[_Judged]:
         judge_one = partial(_judge, build_method(tried, method.classes), things)
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
             mine = dict(zip(seen, threads.map(judge_one, seen.values()), strict=True))
@@ -72,15 +85,21 @@ def tune_decoding(method: Method, seen: Mapping[int, Seen], given: set[str]) -> 
     kept_from = method.settings.min_score
     all_kept = build_method(method.settings.model_copy(update={"min_score": 0.0}), method.classes)
     best = _best_thresholds(all_kept, judge, given)
-    if not given & _OF_SCORES:
+    if not given.intersection(_OF_SCORES):
         best = _with_honest_scores(best, judge)
     if "min_score" in given:
         return best.model_copy(update={"min_score": kept_from})
     return _without_doubtful(best, judge)
 
 
-def _judge(decoder: Method, things: Sequence[int], seen: Seen) -> JudgedObjects:
-    return judge_objects(seen.label, decoder.decode(seen.maps), things)
+def _judge(decoder: Method, things: Sequence[int], seen: Seen) -> _Judged:
+    found = decoder.decode(seen.maps)
+    if found.objects is None:
+        areas = np.bincount(found.instances.ravel(), minlength=len(found.scores) + 1)[1:]
+    else:
+        areas = areas_of(found.objects)
+    typical_area = decoder.typical_area(decoder.scale(seen.maps))
+    return _Judged(judge_objects(seen.label, found, things), relative_sizes(areas, typical_area))
 
 
 def _best_thresholds(method: Method, judge: _Judge, given: set[str]) -> MethodSettings:
@@ -97,11 +116,15 @@ def _best_thresholds(method: Method, judge: _Judge, given: set[str]) -> MethodSe
 
 
 def _with_honest_scores(settings: MethodSettings, judge: _Judge) -> MethodSettings:
-    found = judge(settings)
+    judged = judge(settings)
+    found = [one.objects for one in judged]
     if not any_true(found):
         return settings
-    slope, shift = fit_scores(*scores_and_hits(found))
-    return settings.model_copy(update={"score_slope": slope, "score_shift": shift})
+    mean, right = scores_and_hits(found)
+    known = ~np.isnan(np.concatenate([one.scores for one in found]))
+    sizes = np.concatenate([one.sizes for one in judged])[known]
+    learned = dict(zip(_OF_SCORES, fit_scores(mean, sizes, right), strict=True))
+    return settings.model_copy(update=learned)
 
 
 def _without_doubtful(settings: MethodSettings, judge: _Judge) -> MethodSettings:
@@ -112,7 +135,7 @@ def _without_doubtful(settings: MethodSettings, judge: _Judge) -> MethodSettings
     (arXiv:1402.1892). AP grows by that, and so it is looked at twice.
     """
     found = judge(settings)
-    if not any_true(found):
+    if not any_true(one.objects for one in found):
         return settings
     tried = settings
     for _ in range(2):
@@ -127,9 +150,9 @@ def _score(settings: MethodSettings, judge: _Judge) -> float:
     return float(_mean_ap(judge(settings)).mean())
 
 
-def _mean_ap(found: Sequence[JudgedObjects]) -> NDArray[np.float64]:
+def _mean_ap(found: Sequence[_Judged]) -> NDArray[np.float64]:
     """(T,) AP at each threshold, mean over images."""
     mean: NDArray[np.float64] = np.mean(
-        [sum_matches(one.matches.values()).ap for one in found], axis=0
+        [sum_matches(one.objects.matches.values()).ap for one in found], axis=0
     )
     return mean
