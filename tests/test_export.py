@@ -17,7 +17,7 @@ from jobs._main import run_job
 from pipeline.config import ExportSettings, MethodSettings
 from pipeline.methods import build_method
 from pipeline.predicting.objects import measure_objects
-from pipeline.records import PredictedImage, SourceImage
+from pipeline.records import PredictedImage, Segmentation, SourceImage
 from pipeline.synthetic import CLASSES
 from pipeline.tables import masks
 from pipeline.tables.dataset import OutputDataset
@@ -47,6 +47,23 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> OutputDataset:
         patch.setattr(masks, "TILE", 200)
         commit_shard(found.uri, images, [], CLASSES, Provenance("shard", "run", "model"))
     return found
+
+
+def labelled(folder: Path, labels: np.ndarray) -> OutputDataset:
+    """A dataset of one image with these objects."""
+    spec = DatasetSpec(classes=CLASSES, model="model", settings={})
+    dataset = OutputDataset.accepting(str(folder), spec)
+    dataset.create()
+    n = int(labels.max())
+    found = Segmentation(
+        np.where(labels > 0, 2, 0).astype(np.uint8), labels,
+        np.full(n, 2, np.uint8), np.ones(n, np.float32),
+    )  # fmt: skip
+    measures = measure_objects(labels, np.zeros((*labels.shape, 1), np.uint8), n)
+    source = SourceImage("0" * 12, "s3://bucket/image.tif", "1", 1)
+    image = PredictedImage(source, (*labels.shape, 1), found, measures)
+    commit_shard(dataset.uri, [image], [], CLASSES, Provenance("shard", "run", "model"))
+    return dataset
 
 
 def truth(dataset: OutputDataset, seed: int) -> np.ndarray:
@@ -82,6 +99,20 @@ def test_a_pyramid_of_labels(dataset: OutputDataset, tmp_path: Path) -> None:
     whole = truth(dataset, 1)
     for level, step in ((0, 1), (1, 2)):
         assert np.array_equal(group[str(level)][:], whole[::step, ::step])
+
+
+def test_a_pyramid_of_few_labels_or_none(tmp_path: Path) -> None:
+    """Chunks that hold nothing are not written, nor left from an export before."""
+    full, sparse, empty = (np.zeros((1100, 700), np.int32) for _ in range(3))
+    full[:] = 1
+    sparse[1000:1010, 600:620] = 1
+    for name, labels in (("full", full), ("sparse", sparse), ("empty", empty)):
+        (folder,) = exported(labelled(tmp_path / name, labels), "ome-zarr", tmp_path / "out")
+        group = zarr.open_group(str(folder), mode="r")
+        levels = [entry["path"] for entry in group.attrs["multiscales"][0]["datasets"]]
+        for level in levels:
+            step = 2 ** int(level)
+            assert np.array_equal(group[level][:], labels[::step, ::step]), (name, level)
 
 
 def test_polygons_cover_the_pixels_of_objects(dataset: OutputDataset, tmp_path: Path) -> None:

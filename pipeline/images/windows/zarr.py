@@ -172,13 +172,16 @@ class DoorStore(Store):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DoorStore) and other.uri == self.uri
 
+    def __str__(self) -> str:
+        return self.uri
+
     @property
     def supports_writes(self) -> bool:
         return True
 
     @property
     def supports_deletes(self) -> bool:
-        return False
+        return True
 
     @property
     def supports_listing(self) -> bool:
@@ -190,7 +193,9 @@ class DoorStore(Store):
         await asyncio.to_thread(storage.write_bytes, uri, value.to_bytes())
 
     async def delete(self, key: str) -> None:
-        raise NotImplementedError("nothing is removed through Zarr")
+        """Also how Zarr writes a chunk that holds nothing but the fill value."""
+        self._check_writable()
+        await asyncio.to_thread(storage.remove, storage.join(self.uri, key))
 
     def list(self) -> AsyncIterator[str]:
         raise NotImplementedError("chunks are asked for by name")
