@@ -8,11 +8,14 @@ import fsspec
 import numpy as np
 import pytest
 import tifffile
+from ray.exceptions import RayError, RayTaskError, WorkerCrashedError
 
 from jobs import predict
 from jobs import verify as verify_job
 from pipeline.config import PredictSettings, VerifySettings
+from pipeline.distributed.opening import blamed, failure_of
 from pipeline.distributed.session import ray_session
+from pipeline.errors import UnavailableError
 from pipeline.synthetic import encode_image, make_scene
 from pipeline.tables.dataset import OutputDataset
 from tests.chaos import Job, assert_same, hooked, tables
@@ -198,6 +201,19 @@ def test_processes_that_work_on_parts_may_die(huge: Path, trained: str, tmp_path
         assert job.kill_one(name, chance), name
     assert job.wait() == 0, job.text()
     assert_same(output, tmp_path / "expected")
+
+
+def test_only_a_process_that_dies_is_a_crash() -> None:
+    def reject(error: RayError) -> tuple[str, str]:
+        found = blamed(failure_of(error))
+        return found.code, found.message
+
+    broken = RayTaskError("open", "Traceback", ValueError("odd axes"))
+    for error in (broken, broken.make_dual_exception_instance()):
+        assert reject(error) == ("defect", "ValueError: odd axes; please report this")
+    assert reject(RayTaskError("open", "Traceback", MemoryError()))[0] == "memory"
+    assert reject(RayTaskError("open", "Traceback", UnavailableError("503")))[0] == "unreadable"
+    assert reject(WorkerCrashedError())[0] == "crash"
 
 
 CRASHING_WINDOW = """

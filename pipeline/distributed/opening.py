@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from pipeline.distributed.failures import Failure
 from pipeline.distributed.part_stages import open_image
@@ -115,8 +115,7 @@ class Opener:
         try:
             image.found = get(found, self.check)
         except RayError as error:
-            mine = user_error(error)
-            failure = None if mine is None else Failure.of(mine)
+            failure = failure_of(error)
             if failure is not None:
                 failure.raise_if_fatal()
             tries[image.source.image_id] += 1
@@ -146,6 +145,14 @@ def wait(barren: int, check: Callable[[], None]) -> None:
     while time.monotonic() < end:
         check()
         time.sleep(0.1)
+
+
+def failure_of(error: RayError) -> Failure | None:
+    """The exception that a task ended with; None where its process died."""
+    found = user_error(error)
+    if found is None and isinstance(error, RayTaskError):
+        found = error.cause
+    return None if found is None else Failure.of(found)
 
 
 def blamed(failure: Failure | None) -> Rejected:
