@@ -89,6 +89,121 @@ def test_palette_and_bilevel_become_what_they_show() -> None:
     assert np.array_equal(read(pillow(bits, "PNG"))[..., 0], np.asarray(bits) * 255)
 
 
+def retagged(data: bytes, code: int, value: object, page: int = 0) -> bytes:
+    """A TIFF with another value in a tag of a page."""
+    file = io.BytesIO(data)
+    with tifffile.TiffFile(file, mode="r+b") as opened:
+        opened.pages[page].tags[code].overwrite(value)
+    return file.getvalue()
+
+
+COLOURS = np.random.default_rng(1).integers(0, 1 << 16, (3, 256)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("colours", [COLOURS, COLOURS >> 8], ids=["16 bits", "8 bits"])
+def test_palettes_of_tiff_are_looked_up(colours: NDArray[np.uint16]) -> None:
+    """Those of 8 bits too, which libtiff knows by having no value above 255."""
+    found = read(tiff(GRAY8, photometric="palette", colormap=colours))
+    assert np.array_equal(found, (COLOURS >> 8).T[GRAY8])
+    bits = GRAY8 > 127
+    two = tiff(bits, extratags=[(320, 3, 6, colours[:, :2].ravel(), True)])
+    assert np.array_equal(
+        read(retagged(two, 262, 3)), (COLOURS[:, :2] >> 8).T[bits.astype(np.uint8)]
+    )
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 6, 8, 10, 12, 16])
+def test_white_is_low_in_any_number_of_bits(bits: int) -> None:
+    top = (1 << bits) - 1
+    values = (GRAY16 & top).astype(np.uint8 if bits <= 8 else np.uint16)
+    how = {"bitspersample": bits} if bits not in (1, 8, 16) else {}
+    found = read(tiff(values == 1 if bits == 1 else values, photometric="miniswhite", **how))
+    expected = top - values if bits > 1 else (1 - values) * 255
+    assert np.array_equal(found[..., 0], expected)
+    assert found.dtype == values.dtype
+
+
+def test_white_is_low_with_signs_and_fractions() -> None:
+    values = GRAY16.astype(np.int16)
+    found = read(tiff(values, photometric="miniswhite"))
+    assert np.array_equal(found[..., 0].astype(int), -1 - values.astype(int))
+    with pytest.raises(RejectError, match="white is low") as refused:
+        read(tiff(values.astype(np.float32), photometric="miniswhite"))
+    assert refused.value.code == "layout"
+
+
+def luminance(numbers: NDArray[np.uint8], **how: object) -> bytes:
+    return tiff(numbers, photometric="ycbcr", compression="zlib", **how)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {},
+        {532: [(16, 1), (235, 1), (128, 1), (240, 1), (128, 1), (240, 1)]},
+        {529: [(2125, 10_000), (7154, 10_000), (721, 10_000)]},
+    ],
+    ids=["full range", "video range", "other luma"],
+)
+def test_luminance_is_colour_as_libtiff_says(tags: dict[int, list[tuple[int, int]]]) -> None:
+    extra = [(code, 5, len(v), np.ravel(v).tolist(), True) for code, v in tags.items()]
+    data = luminance(RGB8, extratags=extra)
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        expected = np.asarray(image.convert("RGB")).astype(int)
+    # libtiff cuts off the fractions of Cb and Cr where they are not the full range.
+    assert np.abs(read(data).astype(int) - expected).max() <= (3 if 532 in tags else 1)
+
+
+def test_colours_that_are_not_supported_are_refused() -> None:
+    halved = retagged(luminance(RGB8), 530, (2, 2))
+    for data, reason in (
+        (halved, "YCbCr colours without JPEG"),
+        (luminance(RGB16), "YCbCr colours without JPEG"),
+        (retagged(tiff(RGB8, photometric="rgb"), 262, 8), "CIELAB colours"),
+        (retagged(tiff(RGB8, photometric="rgb"), 262, 9), "ICCLAB colours"),
+    ):
+        with pytest.raises(RejectError, match=reason) as refused:
+            read(data)
+        assert refused.value.code == "layout"
+
+
+@pytest.mark.parametrize(
+    ("extra", "channels"), [("unspecified", 4), ("assocalpha", 3), ("unassalpha", 3)]
+)
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_only_alpha_is_dropped(extra: str, channels: int, planar: str) -> None:
+    """A fourth band, such as near infrared, is one of the image."""
+    stored = RGBA8 if planar == "contig" else np.moveaxis(RGBA8, -1, 0)
+    data = tiff(stored, photometric="rgb", extrasamples=[extra], planarconfig=planar)
+    assert np.array_equal(read(data), RGBA8[..., :channels])
+
+
+def test_a_fourth_band_that_nothing_is_said_of_is_alpha() -> None:
+    _, data = cv2.imencode(".tiff", RGBA8)
+    assert read(data.tobytes()).shape == (20, 31, 3)
+    silent = retagged(tiff(RGBA8, photometric="rgb", extrasamples=["unassalpha"]), 338, 0)
+    assert read(silent).shape == (20, 31, 4)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 3000), (3, 3000, 2), (2, 3, 70), (5, 5, 5)])
+def test_thin_images_keep_their_channels(shape: tuple[int, int, int]) -> None:
+    """Where axes say which are height and width, the other is the channels."""
+    image = noise(shape)
+    found = read(tiff(image, photometric="minisblack", metadata={"axes": "QYX"}))
+    assert np.array_equal(found, np.moveaxis(image, 0, -1))
+
+
+def test_the_image_is_neither_its_thumbnail_nor_its_mask() -> None:
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(GRAY8[::2, ::2], subfiletype=1, metadata=None)
+        writer.write(GRAY8[::4, ::4] > 9, subfiletype=4, metadata=None)
+        writer.write(GRAY16, metadata=None)
+    assert np.array_equal(read(file.getvalue())[..., 0], GRAY16)
+    assert np.array_equal(read(tiff(GRAY8, subfiletype=1))[..., 0], GRAY8)
+
+
 def test_jpeg_is_close_to_what_was_stored() -> None:
     smooth = cv2.resize(noise((4, 4, 3)), (64, 48), interpolation=cv2.INTER_CUBIC)
     data = cv2.imencode(".jpg", smooth[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()

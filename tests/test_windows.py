@@ -1,5 +1,6 @@
 """Images that are read by window: what a window holds is what the whole image holds there."""
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.config import ReaderSettings
 from pipeline.errors import RejectError
+from pipeline.images import windows
 from pipeline.images.reader import decode_image
 from pipeline.images.windows import LevelChoice, open_windows
 from pipeline.records import Box
@@ -24,8 +26,24 @@ RGB = np.random.default_rng(1).integers(0, 255, (H, W, 3)).astype(np.uint8)
 PLANES = np.random.default_rng(2).integers(0, 60_000, (5, H, W)).astype(np.uint16)
 
 
+INDICES = (GRAY % 256).astype(np.uint8)
+BITS = GRAY % 2 == 1
+COLOURS = np.random.default_rng(3).integers(0, 1 << 16, (3, 256)).astype(np.uint16)
+
+
 def tiff(pixels: NDArray[np.generic], **how: object) -> Callable[[Path], None]:
     return lambda path: tifffile.imwrite(path, pixels, **how)
+
+
+def retagged(write: Callable[[Path], None], code: int, value: object) -> Callable[[Path], None]:
+    """With another value in a tag of its first page."""
+
+    def write_so(path: Path) -> None:
+        write(path)
+        with tifffile.TiffFile(path, mode="r+b") as file:
+            file.pages[0].tags[code].overwrite(value)
+
+    return write_so
 
 
 TIFFS = {
@@ -45,6 +63,23 @@ TIFFS = {
         PLANES, tile=(64, 64), compression="zlib", metadata={"axes": "CYX"}, ome=True
     ),
     "white is zero": tiff(GRAY, tile=(64, 64), photometric="miniswhite"),
+    "white is zero, 4 bits": tiff(
+        INDICES % 16, tile=(64, 64), photometric="miniswhite", bitspersample=4
+    ),
+    "palette": tiff(INDICES, tile=(64, 64), photometric="palette", colormap=COLOURS),
+    "palette, strips": tiff(INDICES, rowsperstrip=17, photometric="palette", colormap=COLOURS),
+    "palette of 16 bits": tiff(
+        GRAY, tile=(64, 64), photometric="palette",
+        colormap=np.random.default_rng(4).integers(0, 1 << 16, (3, 1 << 16)).astype(np.uint16),
+    ),
+    "palette of 2": retagged(
+        tiff(BITS, rowsperstrip=17, extratags=[(320, 3, 6, COLOURS[:, :2].ravel(), True)]), 262, 3
+    ),
+    "luminance": tiff(RGB, tile=(64, 64), photometric="ycbcr"),
+    "another band": tiff(
+        np.dstack([RGB, RGB[..., :1]]), tile=(64, 64), extrasamples=["unspecified"],
+        photometric="rgb",
+    ),
     "alpha": tiff(
         np.dstack([RGB, RGB[..., :1]]), tile=(64, 64), extrasamples=["unassalpha"],
         photometric="rgb",
@@ -62,6 +97,23 @@ def test_windows_of_a_tiff(tmp_path: Path, name: str) -> None:
     assert image.shape == whole.shape
     for box in BOXES:
         assert np.array_equal(image.read(box), whole[box.y0 : box.y1, box.x0 : box.x1])
+
+
+@pytest.mark.parametrize("name", ["one run of numbers", "colour, one run of numbers"])
+def test_one_run_of_numbers_is_read_by_window_however_long_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / "image.tif"
+    TIFFS[name](path)
+    monkeypatch.setattr(windows.tiff, "_LARGEST_SEGMENT", 1000)
+    asked: list[tuple[int, int]] = []
+    real = storage.read_ranges
+    image = open_windows(str(path))
+    assert image is not None
+    monkeypatch.setattr(storage, "read_ranges", lambda u, r: asked.extend(r) or real(u, r))
+    whole = decode_image(path.read_bytes(), path.name, ReaderSettings())
+    assert np.array_equal(image.read(Box(10, 20, 15, 30)), whole[10:15, 20:30])
+    assert sum(length for _, length in asked) == 5 * W * whole[0, 0].nbytes
 
 
 def test_numbers_of_a_window_are_those_of_the_whole(tmp_path: Path) -> None:
@@ -136,6 +188,69 @@ def test_a_level_that_is_not_there(tmp_path: Path) -> None:
     write_pyramid(tmp_path / "plain.tif", microns=None)
     with pytest.raises(RejectError, match="does not say how large its pixels are"):
         open_windows(str(tmp_path / "plain.tif"), LevelChoice(mpp=0.5))
+
+
+def says_half_a_micron(path: Path) -> bool:
+    """Whether an image, by what it says, has pixels of 0.5 µm; a level may be 1.5 times off."""
+
+    def has(mpp: float) -> bool:
+        with contextlib.suppress(RejectError):
+            return open_windows(str(path), LevelChoice(mpp=mpp)) is not None
+        return False
+
+    return [has(0.5 * off) for off in (1 / 1.6, 1 / 1.4, 1.4, 1.6)] == [False, True, True, False]
+
+
+def ome(size: float, unit: str | None) -> Callable[[Path], None]:
+    said = {"PhysicalSizeX": size} | ({} if unit is None else {"PhysicalSizeXUnit": unit})
+    return tiff(GRAY, tile=(64, 64), metadata={"axes": "YX", **said}, ome=True)
+
+
+@pytest.mark.parametrize(
+    ("size", "unit"),
+    [
+        (0.5, None), (0.5, "µm"), (500, "nm"), (5e-4, "mm"), (5e-5, "cm"), (5e-7, "m"),
+        (5e5, "pm"), (5000, "Å"), (0.5 / 25_400, "in"), (0.5 / 304_800, "ft"),
+        (0.5 / 25.4, "thou"), (5e-10, "km"), (0.5e-6 / 1609.344, "mi"), (0.5 / 25_400 * 72, "pt"),
+    ],
+)  # fmt: skip
+def test_ome_says_how_large_pixels_are_in_units_of_length(
+    tmp_path: Path, size: float, unit: str | None
+) -> None:
+    ome(size, unit)(tmp_path / "image.tif")
+    assert says_half_a_micron(tmp_path / "image.tif")
+
+
+@pytest.mark.parametrize("unit", ["pixel", "reference frame", "furlong"])
+def test_a_unit_that_is_none_says_nothing(tmp_path: Path, unit: str) -> None:
+    ome(0.5, unit)(tmp_path / "image.tif")
+    assert not says_half_a_micron(tmp_path / "image.tif")
+
+
+@pytest.mark.parametrize(
+    "unit", [b"um", b"micron", b"\\u00B5m", "µm".encode(), b"\xb5m", b"nm", b"pixel", b""]
+)
+def test_imagej_says_how_large_pixels_are(tmp_path: Path, unit: bytes) -> None:
+    dots = 0.002 if unit == b"nm" else 2
+    said = b"ImageJ=1.54f\nunit=" + unit + b"\nloop=false\n"
+    path = tmp_path / "image.tif"
+    tiff(GRAY, description=said, metadata=None, resolution=(dots, dots), resolutionunit=1)(path)
+    assert says_half_a_micron(path) == (unit not in (b"pixel", b""))
+
+
+def test_metadata_that_cannot_be_read_costs_nobody_the_image(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    ome(0.5, "µm")(path)
+    whole = tifffile.TiffFile(path).ome_metadata
+    for broken in (
+        whole.replace("<Pixels", "<<Pixels"),
+        whole.replace('PhysicalSizeX="0.5"', 'PhysicalSizeX="half"'),
+        whole.replace("<Image", "<Picture").replace("</Image", "</Picture"),
+    ):
+        assert broken != whole
+        retagged(ome(0.5, "µm"), 270, broken.encode())(path)
+        assert not says_half_a_micron(path)
+        assert np.array_equal(open_windows(str(path)).read(Box(0, 0, H, W))[..., 0], GRAY)
 
 
 def write_zarr(path: Path, version: int, axes: str = "yx", compressed: bool = True) -> NDArray:
@@ -213,6 +328,66 @@ def test_a_truncated_tiff_is_damage(tmp_path: Path, name: str, kept: float) -> N
     with pytest.raises(RejectError) as caught:
         read_all()
     assert caught.value.code == "corrupt"
+
+
+def read_both(path: Path) -> list[RejectError]:
+    """What is said of a bad file, at once and by window."""
+
+    def by_window() -> None:
+        open_windows(str(path)).read(Box(0, 0, 9, 9))
+
+    def at_once() -> None:
+        decode_image(path.read_bytes(), path.name, ReaderSettings())
+
+    rejects = []
+    for read in (at_once, by_window):
+        with pytest.raises(RejectError) as caught:
+            read()
+        rejects.append(caught.value)
+    return rejects
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "value"),
+    [
+        ("strips", "RowsPerStrip", 0),
+        ("tiles", "TileWidth", 0),
+        ("tiles", "TileLength", 0),
+        ("tiles", "BitsPerSample", 0),
+        ("colour", "SamplesPerPixel", 0),
+        ("ome, channels as pages", "ImageWidth", 0),
+        ("palette", "BitsPerSample", 16),
+        ("one run of numbers", "StripOffsets", 0),
+    ],
+)
+def test_a_tiff_that_contradicts_itself_is_one_reject(
+    tmp_path: Path, name: str, tag: str, value: int
+) -> None:
+    path = tmp_path / "image.tif"
+    retagged(TIFFS[name], tag, value)(path)
+    for reject in read_both(path):
+        assert reject.code in ("corrupt", "layout")
+
+
+def test_planes_that_are_not_in_the_file_are_not_made_up(tmp_path: Path) -> None:
+    """As of an OME-TIFF of several files; tiles that are left out are something else."""
+    path = tmp_path / "image.tif"
+    TIFFS["ome, channels as pages"](path)
+    metadata = tifffile.TiffFile(path).ome_metadata
+    retagged(TIFFS["ome, channels as pages"], 270, metadata.replace('SizeC="5"', 'SizeC="7"'))(path)
+    for reject in read_both(path):
+        assert (reject.code, reject.message) == (
+            "layout", "says it has planes that are not in this file"
+        )  # fmt: skip
+    sparse = tmp_path / "sparse.tif"
+    tiles = (None if i else GRAY[:64, :64] for i in range(5 * 7))
+    tifffile.imwrite(
+        sparse, tiles, shape=(H, W), dtype=np.uint16, tile=(64, 64), photometric="minisblack"
+    )
+    found = open_windows(str(sparse)).read(Box(0, 0, H, W))
+    assert np.array_equal(found[:64, :64, 0], GRAY[:64, :64])
+    assert not found[64:].any()
+    assert np.array_equal(found, decode_image(sparse.read_bytes(), "a.tif", ReaderSettings()))
 
 
 @pytest.mark.parametrize("side", [2**20, 2**31 - 1])

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.config import ReaderSettings
-from pipeline.errors import RejectError, TesseraError
+from pipeline.errors import RejectError
+from pipeline.images.damage import refused
 from pipeline.images.tiff import decode_tiff
 from pipeline.records import Pixels
 
@@ -83,13 +84,8 @@ def decode_image(
         for limit in limits:
             limit(height, width)
 
-    try:
+    with refused(f"damaged {kind}"):
         pixels = DECODERS[kind](data, admitted, as_indices)
-    except TesseraError:
-        raise
-    except Exception as error:  # decoders have no common base for what damaged bytes make them say
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise RejectError("corrupt", f"damaged {kind}: {reason[:200]}") from error
     check_numbers(pixels.dtype)
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8) * (1 if as_indices else 255)

@@ -1,4 +1,4 @@
-"""TIFF: which of its planes and pyramid levels are the image, and what its numbers mean."""
+"""TIFF: which of its planes and pyramid levels are the image (`tiff_values`: what they show)."""
 
 import io
 from collections.abc import Callable
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
 
 from pipeline.errors import RejectError
+from pipeline.images.tiff_values import Values
 from pipeline.records import Pixels
 
+_HEADER = 8  # bytes; tifffile takes a segment that begins there for one that was left out
 _MOST_CHANNELS = 64  # a longer first or last axis of unnamed meaning is a stack, not channels
 
 
@@ -38,25 +39,27 @@ def decode_tiff(data: bytes, admit: Callable[[int, int], None], as_indices: bool
         series = first_series(tiff)
         admit(series.keyframe.imagelength, series.keyframe.imagewidth)
         layout = layout_of(series)
-        check_all_bytes_are_there(series, len(data))
+        check_all_is_there(series, len(data))
+        indices = as_indices and layout.size[2] == 1
+        values = None if indices else Values.of(series.keyframe)
         pixels = series.asarray().reshape(layout.shape)
         if layout.channel_axis is not None:
             pixels = np.moveaxis(pixels, layout.channel_axis, -1)
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-        if as_indices and pixels.shape[-1] == 1:
-            return np.ascontiguousarray(pixels)
-        return as_shown(pixels, series.keyframe)
+        return np.ascontiguousarray(pixels) if values is None else values.shown(pixels)
 
 
 def first_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
-    """The series that is the image.
+    """The series that is the image: the first that is not a smaller one or a mask of another.
 
     Raises:
         RejectError: there is none.
     """
     if not tiff.series:
         raise RejectError("corrupt", "damaged TIFF: holds no image")
-    return tiff.series[0]
+    pages = ((series, series.keyframe) for series in tiff.series)
+    full = (series for series, page in pages if not (page.is_reduced or page.is_mask))
+    return next(full, tiff.series[0])
 
 
 def layout_of(series: tifffile.TiffPageSeries) -> Layout:
@@ -70,31 +73,15 @@ def layout_of(series: tifffile.TiffPageSeries) -> Layout:
     return Layout(shape, _channel_axis(axes, shape))
 
 
-def as_shown(pixels: NDArray[np.generic], page: tifffile.TiffPage) -> Pixels:
-    """(H, W, C) as stored → intensities: white is high, palettes are looked up, alpha dropped."""
-    photometric = page.photometric
-    if pixels.dtype == bool:
-        pixels = pixels.astype(np.uint8) * 255
-    if photometric == tifffile.PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
-        pixels = np.iinfo(pixels.dtype.str).max - pixels
-    if photometric == tifffile.PHOTOMETRIC.PALETTE and page.colormap is not None:
-        return (np.moveaxis(page.colormap[:, pixels[..., 0]], 0, -1) >> 8).astype(np.uint8)
-    is_rgb = photometric in (tifffile.PHOTOMETRIC.RGB, tifffile.PHOTOMETRIC.YCBCR)
-    has_alpha = any(extra in (1, 2) for extra in page.extrasamples)
-    if (pixels.shape[-1] == 4 and is_rgb) or (pixels.shape[-1] == 2 and has_alpha):
-        pixels = pixels[..., :-1]
-    return np.ascontiguousarray(pixels)
-
-
-def check_all_bytes_are_there(series: tifffile.TiffPageSeries, length: int) -> None:
-    """tifffile fills what is missing behind a truncation with zeros; here that is an error.
+def check_all_is_there(series: tifffile.TiffPageSeries, length: int) -> None:
+    """tifffile fills what is missing with zeros; here that is an error.
 
     Raises:
-        RejectError: some segment does not lie inside the file.
+        RejectError: some plane is not in the file, or some segment does not lie inside it.
     """
     for page in series.pages:
         if page is None:
-            continue
+            raise RejectError("layout", "says it has planes that are not in this file")
         # Arrays, since a large image has many; a segment without bytes is left out on purpose.
         offsets, counts = (
             np.asarray(table, np.uint64)[: len(page.dataoffsets)]
@@ -102,7 +89,8 @@ def check_all_bytes_are_there(series: tifffile.TiffPageSeries, length: int) -> N
         )
         n = min(len(offsets), len(counts))
         ends = offsets[:n] + counts[:n]
-        if ((counts[:n] > 0) & (ends > length)).any():
+        outside = (ends > length) | (ends < offsets[:n]) | (offsets[:n] < _HEADER)
+        if ((counts[:n] > 0) & outside).any():
             raise RejectError("corrupt", "damaged TIFF: the file ends before its pixels do")
 
 
@@ -114,9 +102,11 @@ def _channel_axis(axes: str, shape: tuple[int, ...]) -> int | None:
         for position, axis in enumerate(axes):
             if axis in "SC":
                 return position
-        # An array written without saying what its axes are: the short one is the channels.
-        position = int(np.argmin(shape))
-        if set(axes) & set("QI") and position in (0, 2) and shape[position] <= _MOST_CHANNELS:
+        # An array written without saying what its axes are: the one without a name holds channels,
+        # or where no axis has one, the short one.
+        unnamed = [i for i, axis in enumerate(axes) if axis in "QI"]
+        position = unnamed[0] if len(unnamed) == 1 else int(np.argmin(shape))
+        if unnamed and position in (0, 2) and shape[position] <= _MOST_CHANNELS:
             return position
     raise RejectError(
         "layout", f"is a stack of shape {shape} with axes {axes}; one plane an image is supported"

@@ -4,7 +4,6 @@ tifffile reads the directory and decodes tiles; the bytes of the tiles come thro
 many at once.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,14 +13,15 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.errors import RejectError
+from pipeline.images.damage import refused
 from pipeline.images.reader import check_numbers
-from pipeline.images.tiff import as_shown, check_all_bytes_are_there, first_series, layout_of
+from pipeline.images.tiff import check_all_is_there, first_series, layout_of
+from pipeline.images.tiff_values import Values
 from pipeline.images.windows.levels import Level, LevelChoice, choose_level
+from pipeline.images.windows.tiff_sizes import microns_per_pixel
 from pipeline.records import Box, Pixels
 
 _LARGEST_SEGMENT = 1 << 24  # values; a file whose segments are larger is not read by window
-_MICRONS = {"cm": 1e4, "centimeter": 1e4, "inch": 25_400.0, "micrometer": 1.0, "µm": 1.0}
-_RESOLUTION_UNITS = {2: 25_400.0, 3: 1e4}  # TIFF 6.0, ResolutionUnit: inch, centimetre
 
 
 @dataclass(frozen=True)
@@ -31,33 +31,41 @@ class _Plane:
     page: tifffile.TiffPage
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
+    in_rows: bool
+    """Whether it is one run of numbers."""
 
 
 class TiffWindows:
     """One level of a TIFF's first series."""
 
     def __init__(
-        self, uri: str, planes: Sequence[_Plane], shape: tuple[int, int, int], shown: int
+        self, uri: str, planes: Sequence[_Plane], shape: tuple[int, int, int], values: Values
     ) -> None:
-        """Use `open_tiff`."""
+        """Use `open_tiff`.
+
+        Args:
+            shape: height and width, and channels as they are stored.
+        """
         self.uri = uri
         self.planes = planes
-        self._size = shape[:2]
-        self._shown = shown
+        self.values = values
+        sample = np.zeros((1, 1, shape[2]), planes[0].page.dtype)
+        self._shape = (*shape[:2], values.shown(sample).shape[2])
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return (*self._size, self._shown)
+        return self._shape
 
     def read(self, box: Box) -> Pixels:
-        parts = [plane_part for plane in self.planes for plane_part in self._read(plane, box)]
-        stored = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
-        return as_shown(stored, self.planes[0].page)
+        with refused("damaged TIFF"):
+            parts = [plane_part for plane in self.planes for plane_part in self._read(plane, box)]
+            stored = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+            return self.values.shown(stored)
 
     def _read(self, plane: _Plane, box: Box) -> Iterator[NDArray[np.generic]]:
         """The window of each sample plane of a page, (H, W, samples)."""
         page = plane.page
-        if page.is_memmappable:
+        if plane.in_rows:
             return self._read_rows(plane, box)
         height, width = box.y1 - box.y0, box.x1 - box.x0
         separate = page.shaped[0]
@@ -95,13 +103,10 @@ class TiffWindows:
         data: bytes,
         box: Box,
     ) -> None:
-        try:
+        with refused(f"damaged TIFF: tile {index}"):
             segment, (sample, _, y, x, _), _ = page.decode(
                 data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader
             )
-        except Exception as error:  # decoders have no common base for what damaged bytes do
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise RejectError("corrupt", f"damaged TIFF: tile {index}: {reason[:200]}") from error
         if segment is None:
             return
         pixels = segment[0]
@@ -120,71 +125,39 @@ def open_tiff(uri: str, choice: LevelChoice) -> TiffWindows | None:
         RejectError: it is damaged, or is not one plane with channels, or has no such level.
         StorageError: the store did not give it.
     """
-    try:
-        with (
-            storage.open_seekable(uri) as file,
-            tifffile.TiffFile(file, name=storage.name_of(uri)) as tiff,
-        ):
-            series = first_series(tiff)
-            level = series.levels[choose_level(_levels(series), choice)]
-            length = file.seek(0, 2)
-            layout = layout_of(level)
-            check_all_bytes_are_there(level, length)
-            planes = _planes(level)
-            if planes is None:
-                return None
-    except (tifffile.TiffFileError, ValueError, IndexError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise RejectError("corrupt", f"damaged TIFF: {reason[:200]}") from error
-    page = planes[0].page
-    if page.dtype is None:
-        raise RejectError("layout", "pixels of its type are not supported")
-    check_numbers(np.dtype(page.dtype))
-    sample = np.zeros((1, 1, layout.size[2]), page.dtype)
-    return TiffWindows(uri, planes, layout.size, as_shown(sample, page).shape[-1])
+    with (
+        refused("damaged TIFF"),
+        storage.open_seekable(uri) as file,
+        tifffile.TiffFile(file, name=storage.name_of(uri)) as tiff,
+    ):
+        series = first_series(tiff)
+        level = series.levels[choose_level(_levels(series, choice), choice)]
+        layout = layout_of(level)
+        check_all_is_there(level, file.seek(0, 2))
+        planes = _planes(level)
+        if planes is None:
+            return None
+        page = planes[0].page
+        if page.dtype is None:
+            raise RejectError("layout", "pixels of its type are not supported")
+        check_numbers(np.dtype(page.dtype))
+        return TiffWindows(uri, planes, layout.size, Values.of(page))
 
 
-def _levels(series: tifffile.TiffPageSeries) -> list[Level]:
-    """Sizes of the pyramid's levels, and of their pixels where the file says."""
+def _levels(series: tifffile.TiffPageSeries, choice: LevelChoice) -> list[Level]:
+    """Sizes of the pyramid's levels, and of their pixels where these are asked for."""
     full = layout_of(series).size
-    mpp = _microns_per_pixel(series.keyframe)
+    mpp = microns_per_pixel(series.keyframe) if choice.mpp else None
     sizes = [layout_of(level).size for level in series.levels]
     return [Level(height, width, mpp and mpp * full[1] / width) for height, width, _ in sizes]
 
 
-def _microns_per_pixel(page: tifffile.TiffPage) -> float | None:
-    """By OME's metadata, by a scanner's description, or by TIFF's resolution tags."""
-    if page.parent.is_ome and page.parent.ome_metadata:
-        pixels = _ome_pixels(page.parent.ome_metadata)
-        size, unit = pixels.get("PhysicalSizeX"), pixels.get("PhysicalSizeXUnit", "µm")
-        if size is not None:
-            return float(size) * _MICRONS.get(str(unit), 1.0)
-    if page.is_svs:
-        found = re.search(r"\|\s*MPP\s*=\s*([0-9.]+)", page.description)  # Aperio's own words
-        if found:
-            return float(found.group(1))
-    unit_tag, resolution = page.tags.get("ResolutionUnit"), page.tags.get("XResolution")
-    scale = _RESOLUTION_UNITS.get(int(unit_tag.value)) if unit_tag else None
-    if scale is None or resolution is None or not resolution.value[0]:
-        return None
-    dots = resolution.value[0] / (resolution.value[1] or 1)
-    return scale / dots if dots else None
-
-
-def _ome_pixels(metadata: str) -> dict[str, str]:
-    found = tifffile.xml2dict(metadata)["OME"]["Image"]
-    image = found[0] if isinstance(found, list) else found
-    return dict(image["Pixels"])
-
-
 def _planes(level: tifffile.TiffPageSeries) -> list[_Plane] | None:
     """The pages of a level; None where they can't be read by window."""
-    if any(page is None for page in level.pages):
-        return None
     pages = [_whole_page(page) for page in level.pages if page is not None]
     first = pages[0]
     chunk = first.chunks if first.chunks else first.shape
-    too_large = int(np.prod(chunk)) > _LARGEST_SEGMENT and not first.is_memmappable
+    too_large = int(np.prod(chunk)) > _LARGEST_SEGMENT and not _is_in_rows(first)
     if too_large or first.imagedepth != 1:
         return None
     if int(np.prod([len(pages), *first.shaped])) != int(np.prod(level.shape)):
@@ -197,13 +170,18 @@ def _planes(level: tifffile.TiffPageSeries) -> list[_Plane] | None:
         if min(len(offsets), len(counts)) < needed:
             raise RejectError("corrupt", "damaged TIFF: says less tiles than its size needs")
         page.init_decode()
-        planes.append(_Plane(page, offsets, counts))
+        planes.append(_Plane(page, offsets, counts, _is_in_rows(page)))
     return planes
 
 
 def _whole_page(page: tifffile.TiffPage | tifffile.TiffFrame) -> tifffile.TiffPage:
     """A page with all of its tags: series of like pages hold frames that lean on the first."""
     return page if isinstance(page, tifffile.TiffPage) else page.aspage()
+
+
+def _is_in_rows(page: tifffile.TiffPage) -> bool:
+    """Whether its numbers follow one another, plain, and are all there."""
+    return bool(page.is_final and page.dataoffsets[0] and sum(page.databytecounts) >= page.nbytes)
 
 
 def _segments(page: tifffile.TiffPage, box: Box) -> Iterator[int]:

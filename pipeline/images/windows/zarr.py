@@ -20,7 +20,8 @@ from zarr.abc.store import (
 from zarr.core.buffer import Buffer, BufferPrototype
 
 from pipeline import storage
-from pipeline.errors import MissingError, RejectError, StorageError
+from pipeline.errors import MissingError, RejectError
+from pipeline.images.damage import refused
 from pipeline.images.reader import check_numbers
 from pipeline.images.windows.levels import Level, LevelChoice, choose_level
 from pipeline.records import Box, Pixels
@@ -52,13 +53,8 @@ class ZarrWindows:
     def read(self, box: Box) -> Pixels:
         wanted = {"y": slice(box.y0, box.y1), "x": slice(box.x0, box.x1), "c": slice(None)}
         index = tuple(wanted.get(axis, 0) for axis in self.axes)
-        try:
+        with refused("damaged Zarr"):
             found = np.asarray(self.array[index])
-        except (StorageError, RejectError):
-            raise
-        except Exception as error:  # codecs have no common base for what damaged bytes do
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise RejectError("corrupt", f"damaged Zarr: {reason[:200]}") from error
         kept = [axis for axis in self.axes if axis in "cyx"]
         if "c" not in kept:
             return found[..., None]
@@ -73,7 +69,7 @@ def open_zarr(uri: str, choice: LevelChoice) -> ZarrWindows:
         StorageError: the store did not give it.
     """
     store = DoorStore(uri)
-    try:
+    with refused("is no OME-Zarr image"):
         group = zarr.open_group(store, mode="r")
         described: dict[str, Any] = dict(group.attrs)
         multiscale: dict[str, Any] = described.get("ome", described)["multiscales"][0]
@@ -85,11 +81,6 @@ def open_zarr(uri: str, choice: LevelChoice) -> ZarrWindows:
             for array, entry in zip(arrays, multiscale["datasets"], strict=True)
         ]
         array = arrays[choose_level(levels, choice)]
-    except (StorageError, RejectError):
-        raise
-    except Exception as error:  # whatever a JSON may hold that is not what it should be
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise RejectError("corrupt", f"is no OME-Zarr image: {reason[:200]}") from error
     check_numbers(array.dtype)
     for axis, length in zip(axes, array.shape, strict=True):
         if axis not in "cyx" and length > 1:

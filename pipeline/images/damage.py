@@ -1,0 +1,26 @@
+"""What goes wrong with damaged bytes → one reject, worded alike wherever an image is read."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+from pipeline.errors import RejectError, TesseraError
+
+_LONGEST = 200  # characters of what a decoder says
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a Python object: another one in every run
+
+
+@contextlib.contextmanager
+def refused(what: str) -> Iterator[None]:
+    """Whatever is raised inside, and is not ours, is a reject of the code corrupt.
+
+    Args:
+        what: how its message begins, such as `damaged TIFF`.
+    """
+    try:
+        yield
+    except TesseraError:
+        raise
+    except Exception as error:  # decoders have no common base for what damaged bytes make them say
+        reason = " ".join(_ADDRESS.sub("", str(error)).split()) or type(error).__name__
+        raise RejectError("corrupt", f"{what}: {reason[:_LONGEST]}") from error
