@@ -292,6 +292,22 @@ def test_windows_of_a_zarr(tmp_path: Path, version: int, axes: str) -> None:
     assert half.shape == (150, 205, whole.shape[2])
 
 
+@pytest.mark.parametrize("axes", ["xy", "cxy", "xcy", "xyc", "yxc", "txcy"])
+def test_axes_of_a_zarr_may_have_any_order(tmp_path: Path, axes: str) -> None:
+    whole = np.moveaxis(PLANES, 0, -1) if "c" in axes else GRAY[..., None]
+    names = [axis for axis in axes if axis in "cyx"]
+    data = np.einsum(f"yxc->{axes.replace('t', '')}{'' if 'c' in axes else 'c'}", whole)
+    shape = [1 if axis == "t" else data.shape[names.index(axis)] for axis in axes]
+    group = zarr.open_group(str(tmp_path / "image.zarr"), mode="w", zarr_format=2)
+    group.create_array("0", data=np.ascontiguousarray(data.reshape(shape)))
+    described = {"axes": [{"name": axis} for axis in axes], "datasets": [{"path": "0"}]}
+    group.attrs["multiscales"] = [described]
+    image = open_windows(str(tmp_path / "image.zarr"))
+    assert image.shape == whole.shape
+    for box in BOXES:
+        assert np.array_equal(image.read(box), whole[box.y0 : box.y1, box.x0 : box.x1])
+
+
 def test_a_missing_chunk_is_the_fill_value_and_a_damaged_one_is_not(tmp_path: Path) -> None:
     path = tmp_path / "image.zarr"
     whole = write_zarr(path, 2)

@@ -39,7 +39,7 @@ class ZarrWindows:
         """Use `open_zarr`.
 
         Args:
-            axes: a letter an axis: c, y and x, and others of length 1.
+            axes: a letter an axis: c, y and x in any order, and others of length 1.
         """
         self.array = array
         self.axes = axes
@@ -56,9 +56,8 @@ class ZarrWindows:
         with refused("damaged Zarr"):
             found = np.asarray(self.array[index])
         kept = [axis for axis in self.axes if axis in "cyx"]
-        if "c" not in kept:
-            return found[..., None]
-        return np.ascontiguousarray(np.moveaxis(found, kept.index("c"), -1))
+        pixels = found.transpose([kept.index(axis) for axis in "yxc" if axis in kept])
+        return np.ascontiguousarray(pixels if "c" in kept else pixels[..., None])
 
 
 def open_zarr(uri: str, choice: LevelChoice) -> ZarrWindows:
