@@ -49,8 +49,10 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> OutputDataset:
     return found
 
 
-def labelled(folder: Path, labels: np.ndarray) -> OutputDataset:
-    """A dataset of one image with these objects."""
+def labelled(
+    folder: Path, labels: np.ndarray, size: tuple[int, int] | None = None
+) -> OutputDataset:
+    """A dataset of one image with these objects, which says to be of another size if you like."""
     spec = DatasetSpec(classes=CLASSES, model="model", settings={})
     dataset = OutputDataset.accepting(str(folder), spec)
     dataset.create()
@@ -61,7 +63,7 @@ def labelled(folder: Path, labels: np.ndarray) -> OutputDataset:
     )  # fmt: skip
     measures = measure_objects(labels, np.zeros((*labels.shape, 1), np.uint8), n)
     source = SourceImage("0" * 12, "s3://bucket/image.tif", "1", 1)
-    image = PredictedImage(source, (*labels.shape, 1), found, measures)
+    image = PredictedImage(source, (*(size or labels.shape), 1), found, measures)
     commit_shard(dataset.uri, [image], [], CLASSES, Provenance("shard", "run", "model"))
     return dataset
 
@@ -162,6 +164,20 @@ def test_only_what_an_export_wrote_is_written_over(
     assert list(own.parent.iterdir()) == [own]
     once = exported(dataset, kind, tmp_path / "new", "--images", "two.tif")
     assert once == exported(dataset, kind, tmp_path / "new", "--images", "two.tif")
+
+
+def test_an_image_that_coco_cannot_count_is_told_before_anything_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    side = 1 << 16
+    dataset = labelled(tmp_path / "out", np.ones((8, 8), np.int32), (side, side))
+    words = [dataset.uri, "--to", "coco", "--target", str(tmp_path / "coco")]
+    assert run_job(ExportSettings, export.work, words) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "s3://bucket/image.tif has 65536 x 65536 pixels" in told
+    assert "--to geojson" in told
+    assert not (tmp_path / "coco").exists()
 
 
 def test_nothing_to_export_is_told(dataset: OutputDataset, capsys: pytest.CaptureFixture) -> None:

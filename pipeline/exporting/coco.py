@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import storage
+from pipeline.errors import DatasetError
 from pipeline.exporting.base import Chosen, object_batches
 from pipeline.exporting.geojson import mask_of
 from pipeline.predicting.merging import encode_runs, runs_of
@@ -14,11 +15,22 @@ from pipeline.records import thing_ids
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.snapshot import Snapshot
 
+_MOST_PIXELS = (1 << 32) - 1  # pycocotools counts the pixels of an image in 32 bits
 _COLUMNS = ["class_id", "score", "y0", "x0", "y1", "x1", "area", "rle"]
 
 
 def export_images(dataset: OutputDataset, images: list[Chosen], folder: str) -> None:
-    """`instances.json`; masks as compressed RLE over the whole image, as COCO has them."""
+    """`instances.json`; masks as compressed RLE over the whole image, as COCO has them.
+
+    Raises:
+        DatasetError: an image is too large for that.
+    """
+    for image in images:
+        if image.height * image.width > _MOST_PIXELS:
+            raise DatasetError(
+                f"{image.uri} has {image.height} x {image.width} pixels, more than COCO can count; "
+                "export it with --to geojson, ome-zarr or tiff, and others with --images"
+            )
 
     def write(snapshot: Snapshot) -> None:
         with storage.open_output(storage.join(folder, "instances.json")) as file:
