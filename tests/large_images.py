@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pipeline.images.normalize import match_channels, measure_range
+from pipeline.images.intensities import image_range
 from pipeline.images.windows import WholeImage
 from pipeline.large.finish import finish_image
 from pipeline.large.grid import Grid
@@ -155,7 +155,7 @@ def in_parts(
 def network_maps(predictor: Predictor, pixels: Pixels) -> Callable[[Box], Maps]:
     """A core → what the network says of it, from the window that it has to see."""
     image, size = WholeImage(pixels), pixels.shape[:2]
-    bounds = measure_range(match_channels(pixels, predictor.channels), predictor.normalization)
+    bounds = image_range(image, predictor.channels, predictor.normalization)
 
     def maps_of(core: Box) -> Maps:
         window, corner = read_window(image, core, predictor.cutting)

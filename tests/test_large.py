@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import MethodSettings, RegionSettings
+from pipeline.config import MethodSettings, NormalizeSettings, RegionSettings
+from pipeline.images import intensities
+from pipeline.images.normalize import measure_range, normalize
+from pipeline.images.windows import WholeImage
 from pipeline.methods import build_method
 from pipeline.models.weights import ModelBundle, load_bundle
 from pipeline.predicting.engine import TorchEngine
@@ -145,6 +148,24 @@ def test_the_real_network_in_bfloat16(nuclei: ModelBundle, seed: int, tmp_path: 
     matched = iou > 0.5
     assert matched.sum() == len(at_once.objects)
     assert iou[matched].mean() > 0.99
+
+
+@pytest.mark.parametrize("side", [100, 300])
+def test_intensities_are_measured_by_a_rule_of_the_size_alone(
+    nuclei: ModelBundle, monkeypatch: pytest.MonkeyPatch, side: int
+) -> None:
+    """From a sample of a larger image, whether it is then predicted at once or in parts."""
+    monkeypatch.setattr(intensities, "_SAMPLE", 128**2)
+    monkeypatch.setattr(intensities, "_CELL", 32)
+    pixels = np.random.default_rng(0).normal(100, 9, (side, side + 7, 3)).clip(0, 255)
+    pixels = (pixels + np.linspace(0, 99, side + 7)[:, None]).astype(np.uint8)
+    runs = engine(nuclei, torch.float32)
+    predictor = Predictor(runs, 3, NormalizeSettings(), RegionSettings())
+    bounds = intensities.image_range(WholeImage(pixels), 3, NormalizeSettings())
+    assert np.array_equal(predictor.prepare(pixels), normalize(pixels, bounds))
+    everything = measure_range(pixels, NormalizeSettings())
+    assert np.array_equal(bounds.high, everything.high) == (side == 100)
+    assert np.abs(bounds.high - everything.high).max() < 9
 
 
 @pytest.mark.parametrize("seed", seeds(0, 1, 6))

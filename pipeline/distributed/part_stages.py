@@ -44,7 +44,7 @@ def open_image(
     Raises:
         StorageError: the store did not give it.
     """
-    from pipeline.large.predict import image_range
+    from pipeline.images.intensities import image_range
 
     known = keep.opened()
     if isinstance(known, Rejected) or (known is not None and known.by_window):

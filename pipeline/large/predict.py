@@ -4,8 +4,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.config import NormalizeSettings
-from pipeline.images.normalize import IntensityRange, match_channels, measure_range, normalize
+from pipeline.images.normalize import IntensityRange, match_channels, normalize
 from pipeline.images.windows import WindowedImage
 from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep
@@ -13,30 +12,6 @@ from pipeline.methods.base import Method
 from pipeline.predicting.predictor import Predictor
 from pipeline.predicting.regions import Cutting
 from pipeline.records import Box, Maps, Pixels
-
-_SAMPLE = 1 << 24  # pixels that the intensities of an image are measured from
-_CELL = 512  # pixels, side of what is taken from a larger image
-
-
-def image_range(image: WindowedImage, channels: int, settings: NormalizeSettings) -> IntensityRange:
-    """What becomes 0 and 1, measured once for the image, so that its parts agree.
-
-    From all of its pixels, or where these are too many from cells spread evenly over it; which
-    ones depends on nothing but its size.
-
-    Raises:
-        RejectError: it is damaged, or has channels that the network does not take.
-    """
-    height, width, _ = image.shape
-    if height * width <= _SAMPLE:
-        pixels = image.read(Box(0, 0, height, width))
-    else:
-        cells = Grid(height, width, _CELL)
-        wanted = min(len(cells), _SAMPLE // _CELL**2)
-        chosen = np.linspace(0, len(cells) - 1, wanted).round().astype(int)
-        found = [image.read(cells.core(int(cell))) for cell in np.unique(chosen)]
-        pixels = np.concatenate([cell.reshape(-1, 1, cell.shape[-1]) for cell in found])
-    return measure_range(match_channels(pixels, channels), settings)
 
 
 def read_window(

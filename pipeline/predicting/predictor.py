@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.config import NormalizeSettings, RegionSettings
-from pipeline.images.normalize import match_channels, measure_range, normalize
+from pipeline.images.intensities import image_range
+from pipeline.images.normalize import match_channels, normalize
+from pipeline.images.windows.base import WholeImage
 from pipeline.predicting.canvas import BlendedCanvas, Canvas
 from pipeline.predicting.engine import TorchEngine
 from pipeline.predicting.regions import Cutting, Region
@@ -49,7 +51,8 @@ class Predictor:
             RejectError: the channels don't fit the network.
         """
         fitted = match_channels(pixels, self.channels)
-        return normalize(fitted, measure_range(fitted, self.normalization))
+        bounds = image_range(WholeImage(fitted), self.channels, self.normalization)
+        return normalize(fitted, bounds)
 
     def predict(self, images: Sequence[NDArray[np.float32]]) -> list[Maps]:
         """Prepared images (H, W, C) → their maps (H, W)."""

@@ -6,7 +6,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from pipeline.config import NormalizeSettings
-from pipeline.images.normalize import IntensityRange, match_channels, measure_range
+from pipeline.images.intensities import image_range
+from pipeline.images.normalize import IntensityRange
+from pipeline.images.windows.base import WholeImage
 from pipeline.records import Sample
 
 P = TypeVar("P")
@@ -63,4 +65,4 @@ def shown_classes(sample: Sample) -> list[int]:
 
 def measure(sample: Sample, channels: int, normalization: NormalizeSettings) -> IntensityRange:
     """The bounds that a whole image's crops are normalised by."""
-    return measure_range(match_channels(sample.pixels, channels), normalization)
+    return image_range(WholeImage(sample.pixels), channels, normalization)
