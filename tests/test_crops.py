@@ -34,8 +34,17 @@ from pipeline.training.samples import CachedSamples
 def source(
     annotated: str, sampling: SamplingSettings | None = None, **augment: object
 ) -> CropSource:
+    return crops_of(samples_in(annotated), sampling, **augment)
+
+
+def samples_in(annotated: str) -> list[Sample]:
     data = open_data(annotated, val_fraction=0.2)
-    samples = [read_sample(image, data.classes, data.void) for image in data.split("train")]
+    return [read_sample(image, data.classes, data.void) for image in data.split("train")]
+
+
+def crops_of(
+    samples: list[Sample], sampling: SamplingSettings | None = None, **augment: object
+) -> CropSource:
     return CropSource(
         CachedSamples(samples, 3, NormalizeSettings()),
         build_method(MethodSettings(name="instance"), CLASSES),
@@ -71,6 +80,16 @@ def test_every_image_is_seen_in_an_epoch(annotated: str) -> None:
     crops = source(annotated)
     assert {image for image, _ in crops.order(1, len(crops))} == set(range(len(crops.shares)))
     assert len(crops.order(1, 3 * len(crops) + 1)) == 3 * len(crops) + 1
+
+
+def test_an_offset_of_numbers_of_32_bits_changes_nothing(annotated: str) -> None:
+    samples = samples_in(annotated)
+    near, far = (
+        crops_of([replace(s, pixels=s.pixels.astype(np.int32) + offset) for s in samples])
+        for offset in (0, 1 << 30)
+    )
+    one, other = (next(iter(crops.batches(1, 1, 4, 0, 1))).images for crops in (near, far))
+    assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_a_rare_class_is_shown_as_often_as_asked(annotated: str) -> None:

@@ -300,6 +300,35 @@ def test_images_without_contrast_or_with_nan_stay_finite() -> None:
     assert np.isfinite(normalize(holes, measure_range(holes, NormalizeSettings()))).all()
 
 
+@pytest.mark.parametrize("dtype", [np.uint32, np.int32, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_contrast_far_from_nothing_is_not_lost(dtype: type, channels: int) -> None:
+    """Numbers of 32 and 64 bits are about their own offset what they are about none."""
+    near = np.random.default_rng(0).integers(0, 500, (40, 50, channels))
+    offset = 1 << (23 if dtype == np.float32 else 30)
+    for fitted in (channels, 1):
+        settings = NormalizeSettings()
+        values = [
+            normalize(image, measure_range(image, settings))
+            for image in (
+                match_channels(near.astype(np.float64), fitted),
+                match_channels((near + offset).astype(dtype), fitted),
+            )
+        ]
+        # Gray of whole numbers is rounded.
+        assert np.abs(values[0] - values[1]).max() < (1e-5 if fitted == channels else 2e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float16])
+def test_small_numbers_are_normalised_in_32_bits(dtype: type) -> None:
+    """To the bit as models were trained on them."""
+    image = np.random.default_rng(0).integers(0, 120, (40, 50, 2)).astype(dtype)
+    bounds = measure_range(image, NormalizeSettings())
+    low, high = bounds.low.astype(np.float32), bounds.high.astype(np.float32)
+    expected = (image.astype(np.float32) - low) * (np.float32(1) / (high - low))
+    assert np.array_equal(normalize(image, bounds), expected.clip(-1, 3))
+
+
 def test_channels_fit_or_are_refused() -> None:
     assert np.array_equal(match_channels(GRAY8[..., None], 3)[..., 2], GRAY8)
     gray = match_channels(np.full((2, 2, 3), 100, np.uint8), 1)

@@ -113,7 +113,7 @@ class PredictPart:
             pixels, corner = pixels_of(table)
             opened, core = part.opened, part.grid(self.settings).core(part.number)
             bounds = IntensityRange(
-                np.array(opened.low, np.float32), np.array(opened.high, np.float32)
+                np.array(opened.low, np.float64), np.array(opened.high, np.float64)
             )
             maps = predict_part(pixels, corner, core, opened.shape[:2], bounds, self.predictor)
             done = to_table(replace(part, peak_memory=max(part.peak_memory, peak_memory())))

@@ -12,7 +12,7 @@ from pipeline.config import NormalizeSettings
 from pipeline.errors import RejectError
 from pipeline.records import Pixels
 
-_GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601
+_GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 _SAMPLE = 4_000_000  # values of a float channel that its percentiles are taken from
 
 
@@ -20,8 +20,8 @@ _SAMPLE = 4_000_000  # values of a float channel that its percentiles are taken 
 class IntensityRange:
     """The values that become 0 and 1, a channel: (C,) each."""
 
-    low: NDArray[np.float32]
-    high: NDArray[np.float32]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
 
 def measure_range(pixels: Pixels, settings: NormalizeSettings) -> IntensityRange:
@@ -31,15 +31,15 @@ def measure_range(pixels: Pixels, settings: NormalizeSettings) -> IntensityRange
     """
     channels = pixels.shape[-1]
     if settings.kind == "none":
-        bounds = np.tile(np.array([0, 1], np.float32), (channels, 1))
+        bounds = np.tile(np.array([0.0, 1.0]), (channels, 1))
     elif settings.kind == "range":
         top = np.iinfo(pixels.dtype.str).max if pixels.dtype.kind in "ui" else 1.0
-        bounds = np.tile(np.array([0, top], np.float32), (channels, 1))
+        bounds = np.tile(np.array([0.0, top]), (channels, 1))
     else:
         separate = channels != 3 if settings.per_channel is None else settings.per_channel
         planes = [pixels[..., c] for c in range(channels)] if separate else [pixels]
         found = [_percentiles(plane, (settings.low, settings.high)) for plane in planes]
-        bounds = np.array(found * (1 if separate else channels), np.float32)
+        bounds = np.array(found * (1 if separate else channels), np.float64)
     return IntensityRange(bounds[:, 0], bounds[:, 1])
 
 
@@ -48,12 +48,29 @@ def normalize(pixels: Pixels, bounds: IntensityRange) -> NDArray[np.float32]:
 
     A channel without contrast becomes 0, as do values that are not finite.
     """
-    span = bounds.high - bounds.low
+    moved, about = without_offset(pixels, bounds)
+    low, high = about.low.astype(np.float32), about.high.astype(np.float32)
+    span = high - low
     scale = np.where(span > 0, 1 / np.where(span > 0, span, 1), 0).astype(np.float32)
-    values = (pixels.astype(np.float32) - bounds.low) * scale
+    values = (moved.astype(np.float32) - low) * scale
     if pixels.dtype.kind == "f":
         values = np.nan_to_num(values, nan=0.0, posinf=3.0, neginf=-1.0)
     return values.clip(-1, 3)
+
+
+def without_offset(pixels: Pixels, bounds: IntensityRange) -> tuple[Pixels, IntensityRange]:
+    """Numbers of more than 16 bits as float32 about `bounds.low`, and the bounds of these.
+
+    Far from 0, what tells them apart would be lost in 32 bits. Others are given back as they are.
+
+    Args:
+        pixels: (H, W, C), before or after `match_channels`.
+    """
+    if pixels.dtype.itemsize <= 2:
+        return pixels, bounds
+    low = bounds.low[: pixels.shape[-1]]  # gray that is still to be repeated has one for each
+    moved = (pixels.astype(np.float64) - low).astype(np.float32)
+    return moved, IntensityRange(np.zeros_like(bounds.low), bounds.high - bounds.low)
 
 
 def match_channels(pixels: Pixels, channels: int) -> Pixels:
@@ -68,12 +85,9 @@ def match_channels(pixels: Pixels, channels: int) -> Pixels:
     if found == 1:
         return np.repeat(pixels, channels, axis=-1)
     if found == 3 and channels == 1:
-        gray = pixels.astype(np.float32) @ _GRAY
-        return (
-            np.rint(gray).astype(pixels.dtype)[..., None]
-            if pixels.dtype.kind != "f"
-            else (gray[..., None])
-        )
+        exact = np.float32 if pixels.dtype.itemsize <= 2 else np.float64
+        gray: Pixels = (pixels.astype(exact) @ np.array(_GRAY, exact))[..., None]
+        return gray if pixels.dtype.kind == "f" else np.rint(gray).astype(pixels.dtype)
     raise RejectError("channels", f"has {found} channels where the model takes {channels}")
 
 

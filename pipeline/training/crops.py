@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.config import AugmentSettings, SamplingSettings
-from pipeline.images.normalize import IntensityRange, match_channels
+from pipeline.images.normalize import IntensityRange, match_channels, without_offset
 from pipeline.methods.base import Method, OverlapMethod
 from pipeline.overlaps import draw_covered
 from pipeline.records import VOID, Box, InstanceMap, Label, Pixels, Sample
@@ -81,7 +81,7 @@ class Window:
     geometry: Geometry
     """Into the window."""
     bounds: IntensityRange
-    """Of the whole image."""
+    """Of the whole image, for these pixels."""
     covered: InstanceMap | None = None
     """The objects right below those of the label, for a method whose objects overlap."""
 
@@ -108,7 +108,8 @@ class Cut:
             rows, columns = box
             window = Box(rows.start, columns.start, rows.stop, columns.stop)
             covered = draw_covered(sample.label, window)
-        return Window(pick, sample.pixels[box], label, geometry, bounds, covered)
+        pixels, about = without_offset(sample.pixels[box], bounds)
+        return Window(pick, pixels, label, geometry, about, covered)
 
 
 class CropSource:
@@ -281,6 +282,7 @@ class CropSource:
         """As `images.normalize.normalize`, a batch at a time and in place."""
         low, high = (
             torch.from_numpy(np.stack([getattr(w.bounds, end) for w in windows]))
+            .float()
             .to(self.device)
             .view(len(windows), self.channels, 1, 1)
             for end in ("low", "high")
