@@ -177,7 +177,7 @@ def test_an_image_that_coco_cannot_count_is_told_before_anything_is_written(
     assert told.count("\n") == 1
     assert "s3://bucket/image.tif has 65536 x 65536 pixels" in told
     assert "--to geojson" in told
-    assert not (tmp_path / "coco").exists()
+    assert not (tmp_path / "coco/instances.json").exists()
 
 
 def test_nothing_to_export_is_told(dataset: OutputDataset, capsys: pytest.CaptureFixture) -> None:
