@@ -1,5 +1,6 @@
 """Images that are gone from their collection lose their rows, and nothing else does."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,31 @@ def test_what_comes_back_is_done_again_and_may_get_lost_again(
     capsys.readouterr()
     assert verify.work(VerifySettings(dataset=str(scene.output))) == 4
     assert "4 missing" in capsys.readouterr().out
+
+
+def test_images_of_one_shard_come_and_go_and_each_counts_once(scene: Scene, tmp_path: Path) -> None:
+    """A shard comes back with its images, and the next time another of them goes."""
+    kept = shutil.copytree(scene.images, tmp_path / "before")
+    a, b = GOOD[:2]  # planned together
+
+    def restore(*names: str) -> None:
+        for name in names:
+            shutil.copy2(kept / name, scene.images / name)
+
+    remove(scene, a)
+    scene.predict(prune=True)
+    remove(scene, b)
+    scene.predict(prune=True)
+    restore(a, b)
+    scene.predict()
+    remove(scene, b)
+    scene.predict(prune=True)
+    assert names(scene.output) == [a, *GOOD[2:]]
+    scene.assert_whole()
+    restore(b)
+    scene.predict()
+    assert names(scene.output) == GOOD
+    scene.assert_whole()
 
 
 def test_a_listing_that_lacks_much_is_not_believed(

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from jobs import compact, predict
@@ -237,6 +238,19 @@ def test_a_listing_that_misses_a_switch_is_not_believed(
 
     monkeypatch.setattr(snapshots, "shards_in", list_slowly)
     assert sorted(dataset.read("images", ["uri"])["uri"].to_pylist()) == expected
+
+
+def test_of_several_plans_of_a_shard_the_newest_tells(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run,) = (scene.output / "_runs").iterdir()
+    older = shutil.copytree(run, run.with_name("20000101T000000Z-000000"))
+    plan = older / "plan/00000.parquet"
+    pq.write_table(pq.ParquetFile(plan).read().slice(1), plan)
+    capsys.readouterr()
+    scene.predict()
+    assert "nothing to do" in capsys.readouterr().out
+    scene.assert_whole()
 
 
 def test_a_reader_that_can_not_keep_up_is_told(scene: Scene) -> None:

@@ -1,6 +1,6 @@
 """The fsck of an output dataset: every shard held against its plan, and the whole against law 1."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -64,7 +64,7 @@ def check_files(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _check_images(
-    dataset: OutputDataset, snapshot: Snapshot, runs: Iterable[Run]
+    dataset: OutputDataset, snapshot: Snapshot, runs: Sequence[Run]
 ) -> Iterator[Finding]:
     repeated = dict(repeated_uris(dataset.live(snapshot)))
     holders = _holders(dataset, snapshot, runs, repeated)
@@ -78,7 +78,7 @@ def _check_images(
 
 
 def _holders(
-    dataset: OutputDataset, snapshot: Snapshot, runs: Iterable[Run], uris: Collection[str]
+    dataset: OutputDataset, snapshot: Snapshot, runs: Sequence[Run], uris: Collection[str]
 ) -> Mapping[str, list[str]]:
     """URI → the shards in which it counts, those that a plan knows before the others."""
     found: dict[str, set[str]] = {uri: set() for uri in uris}
@@ -121,11 +121,16 @@ def missing(
     yield from missing_images(plans(), dataset.live(snapshot))
 
 
-def planned_shards(snapshot: Snapshot, runs: Iterable[Run]) -> Iterator[Shard]:
-    """The committed shards with what their plans name; without images where no plan knows them."""
+def planned_shards(snapshot: Snapshot, runs: Sequence[Run]) -> Iterator[Shard]:
+    """The committed shards with what their plans name; without images where no plan knows them.
+
+    Args:
+        snapshot: what counts.
+        runs: every run, oldest first; of several plans of a shard the newest tells, as in `live`.
+    """
     committed = pa.array(snapshot.shards.keys(), pa.string())
     unplanned = set(snapshot.shards)
-    for run in runs:
+    for run in reversed(runs):
         batches = (b.filter(pc.is_in(b["shard"], committed)) for b in run.plan())
         for shard in shards_of(batches):
             if shard.id in unplanned:

@@ -2,10 +2,12 @@
 
 A shard is committed whole, and holds a row or a reject of each image that was planned for it. So
 the rows of all plans whose shard counts say what is done, at the price of a listing and of a file
-or two a run, however many shards there are.
+or two a run, however many shards there are. A shard may be in several plans: when what an
+interrupted run has left is planned anew, or when images that were taken out have come back. The
+newest tells, since what it says of a shard was written last.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,13 +18,16 @@ from pipeline.tables.schema import LIVE
 from pipeline.tables.snapshot import Snapshot
 
 
-def live_images(snapshot: Snapshot, runs: Iterable[Run]) -> Iterator[pa.RecordBatch]:
-    """A row an image that has its result or its reject, of the LIVE schema."""
+def live_images(snapshot: Snapshot, runs: Sequence[Run]) -> Iterator[pa.RecordBatch]:
+    """A row an image that has its result or its reject, of the LIVE schema.
+
+    Args:
+        snapshot: what counts.
+        runs: every run, oldest first.
+    """
     replaced = pa.array(snapshot.replaced.keys(), pa.string())
     unplanned = set(snapshot.shards)
-    for run in runs:
-        # A shard that an interrupted run has planned may be in the plan of the next one as well:
-        # each is told by the first.
+    for run in reversed(runs):
         wanted, told = pa.array(unplanned, pa.string()), set[str]()
         for batch in run.plan():
             found = batch.filter(pc.is_in(batch["shard"], wanted)).select(LIVE.names)

@@ -36,11 +36,17 @@ class Rewrite:
 
     old: tuple[str, ...]
     partition: str
+    gone: frozenset[str] = frozenset()
+    """Image ids of the rows in them that do not count, and stay out."""
 
     @property
     def shard(self) -> str:
-        """The new one; told from the old ones, so a second attempt writes the same files."""
-        return fingerprint(["rewrite", *sorted(self.old)])
+        """The new one; told from what it holds, so a second attempt writes the same files.
+
+        The old ones alone would not do: when images come back that were taken out, so does the
+        shard that they were in, and from it others may be taken out the next time.
+        """
+        return fingerprint(["rewritten", sorted(self.old), "without", sorted(self.gone)])
 
 
 def rewrite(snapshot: Snapshot, work: Rewrite, before_commit: Callable[[], None]) -> int:
@@ -90,8 +96,8 @@ def sweep(snapshot: Snapshot, before_removal: Callable[[], None]) -> None:
 def stale_works(snapshot: Snapshot) -> list[Rewrite]:
     """The rewrites that take replaced rows out of shards that keep others."""
     return [
-        Rewrite((shard,), snapshot.shards[shard])
-        for shard in sorted(snapshot.replaced)
+        Rewrite((shard,), snapshot.shards[shard], gone.images)
+        for shard, gone in sorted(snapshot.replaced.items())
         if shard in snapshot.shards
     ]
 
