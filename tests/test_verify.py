@@ -14,7 +14,11 @@ import pytest
 
 from jobs import predict, verify
 from jobs._main import run_job
+from pipeline import storage
 from pipeline.config import VerifySettings
+from pipeline.errors import CredentialsError, ForbiddenError, StorageError, UnavailableError
+from pipeline.records import Shard
+from pipeline.tables.check import check_shard
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.replacing import record_of_shards, write_record
 from pipeline.tables.schema import SCHEMAS
@@ -278,6 +282,35 @@ def test_more_findings_than_are_shown_are_counted(
     assert code == 4
     assert [line["event"] for line in lines] == ["unreadable", "more", "verdict", "hint"]
     assert lines[2]["unreadable"] == 5
+
+
+@pytest.mark.parametrize("error", [UnavailableError, CredentialsError, ForbiddenError])
+def test_a_store_that_does_not_answer_is_no_damage(
+    error: type[StorageError], good: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(uri: str) -> bytes:
+        raise error(f"cannot read {uri}")
+
+    snapshot = OutputDataset.open(str(good)).snapshot()
+    monkeypatch.setattr(storage, "read_bytes", refuse)
+    with pytest.raises(error):
+        check_shard(snapshot, Shard(min(snapshot.shards), ()))
+
+
+def test_what_can_not_be_read_now_is_not_discarded(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = min((output / "masks/site=a").glob("*.parquet"))
+    file.rename(output / "kept")
+    file.mkdir()  # read, it is an error of the disk's, not a file that is missing or damaged
+    before = table_files(output)
+    assert run_job(VerifySettings, verify.work, [str(output), "--repair"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"cannot read {file}" in line
+    assert table_files(output) == before
+    file.rmdir()
+    (output / "kept").rename(file)
+    assert check(output, capsys)[0] == 0
 
 
 def test_what_is_no_dataset_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

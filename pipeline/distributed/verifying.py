@@ -33,6 +33,7 @@ def verify(dataset: OutputDataset, on_checked: OnChecked) -> Iterator[Finding]:
 
     Raises:
         ChangedError: a run replaced files meanwhile.
+        StorageError: the store did not answer, or not us: nobody knows what its files hold.
     """
     snapshot = dataset.snapshot()
     runs = dataset.runs()

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pycocotools import mask as coco_mask
 
 from pipeline import storage
-from pipeline.errors import DatasetError, StorageError
+from pipeline.errors import DatasetError, MissingError
 from pipeline.records import Shard
 from pipeline.tables.files import from_parquet
 from pipeline.tables.layout import shard_file
@@ -51,6 +51,9 @@ def check_shard(snapshot: Snapshot, planned: Shard, *, overlapping: bool = False
         overlapping: whether objects may share pixels.
         planned: with the images that its plan names, those included that are replaced since;
             without any, where no plan knows the shard.
+
+    Raises:
+        StorageError: a file is there and was not to be had, which says nothing of what it holds.
     """
     tables, unreadable = _read(snapshot, planned.id)
     if unreadable:
@@ -81,7 +84,7 @@ def _read(snapshot: Snapshot, shard: str) -> tuple[dict[str, pa.Table], list[Fin
                 raise DatasetError("has other columns than its table")
             if set(tables[name]["shard"].to_pylist()) - {shard}:
                 raise DatasetError("holds rows of another shard")
-        except (StorageError, DatasetError) as error:
+        except (MissingError, DatasetError) as error:
             unreadable.append(Finding("unreadable", file, str(error), shard))
     return tables, unreadable
 
