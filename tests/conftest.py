@@ -70,9 +70,9 @@ def faulty_store(
 
 def forget_clients() -> None:
     """Have s3fs look at the environment again."""
-    import s3fs
+    from pipeline.storage.s3 import PlainS3
 
-    s3fs.S3FileSystem.clear_instance_cache()
+    PlainS3.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

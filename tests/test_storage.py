@@ -94,6 +94,23 @@ def test_walk_finds_everything_once(place: str, names: list[str]) -> None:
     assert list(storage.list_files(place + "/")) == sorted(files, key=lambda file: file.uri)
 
 
+def test_a_name_is_a_name_whatever_is_in_it(place: str) -> None:
+    """What fsspec and s3fs take for the end of a URI or for a version, too."""
+    names = ["a::b.png", "file::c.png", "d.png?versionId=e", "f?versionId=g/h.png", "x:: y/::.png"]
+    for name in names:
+        uri = f"{place}/{name}"
+        storage.write_bytes(uri, name.encode())
+        assert storage.read_bytes(uri) == name.encode()
+        assert storage.read_ranges(uri, [(1, 2)]) == [name.encode()[1:3]]
+        assert list(storage.walk(uri)) == [storage.stat(uri)]
+    found = {file.uri: file.size for file in storage.walk(place)}
+    assert found == {f"{place}/{name}": len(name) for name in names}
+    assert storage.list_paths(place) == sorted(names)
+    assert storage.list_names(f"{place}/x:: y") == ["::.png"]
+    storage.remove_many(found)
+    assert storage.list_paths(place) == []
+
+
 def test_walk_of_one_file_or_of_nothing(place: str) -> None:
     storage.write_bytes(f"{place}/a.png", b"123")
     assert list(storage.walk(f"{place}/a.png")) == [storage.stat(f"{place}/a.png")]

@@ -4,7 +4,7 @@ A URI is a local path or anything that fsspec knows (`s3://bucket/key`). Credent
 backend's own chain (environment, profile, role), never from settings.
 
     uris.py        what a URI is made of
-    door.py        a URI → the file system behind it, and the path there
+    door.py        a URI → the file system behind it, and the path there; s3.py: where it is S3
     faults.py      what a backend raises → one of our errors, in one line
     retrying.py    which of them are tried again, and how long
     files.py       read, write, look up and remove

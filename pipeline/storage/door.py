@@ -15,6 +15,7 @@ from pipeline.storage.uris import absolute
 # A stalled store is to be noticed. s3fs nests its retries in reads, 5 × 5 by default, around
 # botocore's 5: more than an hour. With two of each it is four minutes without a byte.
 _S3_TRIES = 2
+_S3_SCHEMES = ("s3", "s3a")
 _S3_CONFIG: dict[str, Any] = {
     "connect_timeout": 10,
     "read_timeout": 30,
@@ -25,20 +26,32 @@ _S3_CONFIG: dict[str, Any] = {
 def open_filesystem(uri: str) -> tuple[Any, str]:
     """The file system of a URI, and the path in it.
 
+    The scheme alone says which: a name may hold `::`, which fsspec's own way of opening a URI takes
+    for the end of one and the beginning of another.
+
     Raises:
         StorageError: nothing here knows how to open such a URI.
     """
-    options: dict[str, Any] = {}
-    if uri.startswith(("s3://", "s3a://")):
-        options["config_kwargs"] = _s3_config()
+    uri = absolute(uri)
+    scheme = uri.partition("://")[0] if "://" in uri else "file"
     try:
         # Other processes write while this one looks: a cached listing would be out of date.
-        fs, path = fsspec.core.url_to_fs(absolute(uri), use_listings_cache=False, **options)
+        if scheme in _S3_SCHEMES:
+            fs = _open_s3(use_listings_cache=False, config_kwargs=_s3_config())
+        else:
+            kind: Any = fsspec.get_filesystem_class(scheme)
+            fs = kind(use_listings_cache=False, **kind._get_kwargs_from_urls(uri))
+        return fs, fs._strip_protocol(uri)
     except (ValueError, ImportError) as error:
         raise StorageError(f"{uri}: {one_line(error)}") from error
-    if is_s3(fs):
-        fs.retries = min(fs.retries, _S3_TRIES)
-    return fs, path
+
+
+def _open_s3(**options: Any) -> Any:
+    from pipeline.storage.s3 import PlainS3  # its import takes a second
+
+    fs = PlainS3(**options)
+    fs.retries = min(fs.retries, _S3_TRIES)
+    return fs
 
 
 def _s3_config() -> dict[str, Any]:
@@ -46,7 +59,7 @@ def _s3_config() -> dict[str, Any]:
     config = dict(_S3_CONFIG)
     if not {"AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE"} & os.environ.keys():
         config["retries"] = {"total_max_attempts": _S3_TRIES}
-    for protocol in ("s3", "s3a"):
+    for protocol in _S3_SCHEMES:
         config |= fsspec.config.conf.get(protocol, {}).get("config_kwargs", {})
     return config
 
