@@ -31,6 +31,9 @@ def _dry_run(log: Log, settings: PredictSettings) -> int:
     job = Backfill(settings)
     with job.plan() as planned:
         _tell_plan(log, job, planned)
+    if number := job.superseded:
+        text = f"{number:,} interrupted runs of other commands would be closed"
+        log.tell("note", text, number=number)
     if settings.prune:
         number = job.gone().number
         log.tell("prune", f"{number:,} images are gone: their rows would go, too", number=number)
@@ -43,7 +46,12 @@ def _predict(log: Log, settings: PredictSettings, meter: "Meter") -> int:
 
     job = Backfill(settings)
     meter.last_success(job.last_success)
-    with job.lease(lambda text: log.tell("waiting", text)) as lease:
+
+    def on_closed(number: int) -> None:
+        text = f"{number:,} interrupted runs of other commands are closed"
+        log.tell("note", text, number=number)
+
+    with job.lease(lambda text: log.tell("waiting", text), on_closed) as lease:
         return _work(log, meter, job, lease, settings)
 
 
@@ -144,7 +152,6 @@ def _tell_plan(log: Log, job: "Backfill", planned: "Work") -> None:
         "repeated lines of the manifest count once": plan.repeated,
         "images have changed since they were done": plan.changed,
         "images have no value for a partition": collection.unpartitioned,
-        "interrupted runs of other commands are closed": len(planned.superseded),
     }
     for text, number in notes.items():
         if number:

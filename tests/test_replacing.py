@@ -13,6 +13,7 @@ from jobs import compact, predict
 from jobs._main import run_job
 from pipeline.config import CompactSettings, PredictSettings
 from pipeline.counting import count
+from pipeline.distributed.backfill import Backfill
 from pipeline.errors import ChangedError
 from pipeline.tables import snapshot as snapshots
 from pipeline.tables.dataset import OutputDataset
@@ -130,6 +131,64 @@ def test_another_command_comes_between_an_interruption_and_its_end(
     fresh.predict()
     assert_same_rows(scene.output, fresh.output)
     scene.assert_whole()
+
+
+ONE = "uri like '%/site-a/0.png'"
+
+
+class Killed(BaseException):
+    """Stands for the end of a process."""
+
+
+def interrupt(scene: Scene, **more: object) -> Path:
+    """A command whose process ends when its plan is kept; returns the run's folder."""
+    before = set((scene.output / "_runs").iterdir())
+
+    def die(*args: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Backfill, "_compute", die)
+        with pytest.raises(Killed):
+            scene.predict(**more)
+    (run,) = set((scene.output / "_runs").iterdir()) - before
+    assert not (run / "summary.json").exists()
+    return run
+
+
+def test_pruning_comes_between_an_interruption_and_its_end(scene: Scene) -> None:
+    """The interrupted plan names a row of the shard that another image is taken out of."""
+    run = interrupt(scene, replace=True, where=ONE)
+    (scene.images / "site-a/1.png").unlink()
+    scene.predict(prune=True)
+    assert (run / "summary.json").exists()
+    scene.predict(replace=True, where=ONE)
+    assert names(scene.output) == [name for name in GOOD if name != "site-a/1.png"]
+    scene.assert_whole()
+
+
+def test_what_another_command_left_goes_where_nothing_is_to_do(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A glob counts what was written of a shard that nobody will commit."""
+    run = interrupt(scene, replace=True, where=ONE)
+    shard = pq.ParquetFile(run / "plan/00000.parquet").read()["shard"][0]
+    half = scene.output / f"objects/site=a/{shard}.parquet"
+    shutil.copy(min(half.parent.glob("*.parquet")), half)
+    before = table_files(scene.output)
+    capsys.readouterr()
+    scene.predict(dry_run=True)
+    assert "1 interrupted runs of other commands would be closed" in capsys.readouterr().out
+    assert table_files(scene.output) == before
+    assert not (run / "summary.json").exists()
+    scene.predict()
+    told = capsys.readouterr().out
+    assert "1 interrupted runs of other commands are closed" in told
+    assert "nothing to do" in told
+    scene.assert_whole()
+    capsys.readouterr()
+    scene.predict()
+    assert "interrupted" not in capsys.readouterr().out
 
 
 def test_other_results_are_refused_with_what_differs(

@@ -36,6 +36,9 @@ from pipeline.tables.runs import Run, new_run, shards_of
 from pipeline.tables.spec import DatasetSpec
 from pipeline.tables.tally import Tally, tally_attempts, tally_snapshot
 
+_PARTS_OF_COMMANDS = ("sweep", "prune")
+"""Kinds of runs that no command is of: they come at the end of one."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -44,8 +47,6 @@ class Work:
     plan: Plan
     resumed: Run | None
     """The interrupted run whose plan it is."""
-    superseded: tuple[Run, ...]
-    """Interrupted runs of other commands: what they left undone is planned anew."""
     rate: float | None
     """Images a second of the newest finished run."""
     renews: bool
@@ -106,14 +107,11 @@ class Backfill:
             DataError: the collection holds no image.
         """
         snapshot, runs = self.dataset.snapshot(), self.dataset.runs()
-        unfinished = [run for run in runs if not run.finished]
-        mine = [run for run in unfinished if self._is_mine(run)]
         rate = newest_rate(runs)
-        if mine:
-            run = mine[-1]
-            others = tuple(one for one in unfinished if one is not run)
-            with remaining(run.plan(), snapshot.shards) as plan:
-                yield Work(plan, run, others, rate, run.spec.renews)
+        mine, _ = self._unfinished(runs)
+        if mine is not None:
+            with remaining(mine.plan(), snapshot.shards) as plan:
+                yield Work(plan, mine, rate, mine.spec.renews)
             return
         retry = self.settings.retry_rejects and renew
         with plan_work(
@@ -129,34 +127,60 @@ class Backfill:
         ) as plan:
             if self.collection.listed == 0:
                 raise DataError(f"{self.collection.uri} holds no PNG, JPEG or TIFF image")
-            yield Work(plan, None, tuple(unfinished), rate, renew and self._renews)
+            yield Work(plan, None, rate, renew and self._renews)
 
     @contextmanager
-    def lease(self, on_wait: Callable[[str], None]) -> Iterator[Lease]:
-        """The right to write to the output, for the time of the `with`; plan while you hold it."""
+    def lease(
+        self, on_wait: Callable[[str], None], on_closed: Callable[[int], None]
+    ) -> Iterator[Lease]:
+        """The right to write to the output, for the time of the `with`; plan while you hold it.
+
+        Args:
+            on_wait: is told what is being waited for.
+            on_closed: is told how many interrupted runs of other commands are closed, if any are.
+        """
         with hold_lease(
             self.dataset.uri,
             "jobs.predict",
             wait=self.settings.wait_minutes * 60,
             on_wait=on_wait,
         ) as lease:
+            superseded = self.superseded
             self._settle(lease)
+            if superseded:
+                on_closed(superseded)
             yield lease
 
-    def _settle(self, lease: Lease) -> None:
-        """Finish replacing that another command began.
+    @property
+    def superseded(self) -> int:
+        """Interrupted runs of other commands, which this one closes before it writes."""
+        _, others = self._unfinished(self.dataset.runs())
+        return sum(run.spec.kind not in _PARTS_OF_COMMANDS for run in others)
 
-        Before planning, since a plan names the shards whose rows it replaces. For the same reason
-        not where an interrupted run is gone on with: it does so itself, at its end.
+    def _unfinished(self, runs: list[Run]) -> tuple[Run | None, list[Run]]:
+        """The interrupted run that this command goes on with, and all other interrupted ones."""
+        unfinished = [run for run in runs if not run.finished]
+        mine = next((run for run in reversed(unfinished) if self._is_mine(run)), None)
+        return mine, [run for run in unfinished if run is not mine]
+
+    def _settle(self, lease: Lease) -> None:
+        """Close what other commands began, and finish their replacing.
+
+        Before planning and pruning: a plan names the shards whose rows it replaces, so none may
+        wait while somebody else takes rows out. For the same reason nothing is swept where an
+        interrupted run is gone on with: it does so itself, at its end.
         """
-        unfinished = [run for run in self.dataset.runs() if not run.finished]
-        if any(self._is_mine(run) for run in unfinished):
+        mine, others = self._unfinished(self.dataset.runs())
+        swept = mine is not None or self.dataset.snapshot().swept
+        if swept and not others:
             return
-        if not self.dataset.snapshot().swept:
-            for run in unfinished:
-                run.close("another command")
+        # Before the closing, since nobody looks any more for what a closed run has left; and
+        # before the sweep, whose end hides that the removal of a shard was cut off.
+        remove_orphans(self.dataset.uri)
+        for run in others:
+            run.close("another command")
+        if not swept:
             with without_known_notices(), ray_session(), unwrapped_errors():
-                remove_orphans(self.dataset.uri)  # of a shard whose removal was cut off
                 sweep_all(self.dataset, lease)
 
     def execute(
@@ -214,8 +238,6 @@ class Backfill:
     def _begin(self, work: Work) -> Run:
         self.dataset.create()
         remove_orphans(self.dataset.uri)
-        for run in work.superseded:
-            run.close("another command")
         if work.resumed is not None:
             return work.resumed
         return new_run(

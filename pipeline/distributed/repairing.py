@@ -35,11 +35,12 @@ class Repaired:
 def repair(dataset: OutputDataset, findings: Iterable[Finding], lease: Lease) -> Repaired:
     """Mend what was found. Killed in between, it can be called again."""
     lease.check()
+    damaged = {finding.shard for finding in findings if finding.shard}
+    # Before the closing, since nobody looks any more for what a closed run has left.
+    orphans = remove_orphans(dataset.uri)
     for run in dataset.runs():
         if not run.finished:
             run.close("a repair")
-    damaged = {finding.shard for finding in findings if finding.shard}
-    orphans = remove_orphans(dataset.uri)
     snapshot = dataset.snapshot()
     # Their images are missing from then on, and so the plan below holds them.
     known = damaged & snapshot.shards.keys()
