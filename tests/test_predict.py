@@ -16,7 +16,7 @@ from pipeline.config import CountSettings, OverlaySettings, PredictSettings
 from pipeline.distributed.backfill import Backfill
 from pipeline.drawing import COLOURS
 from pipeline.errors import BundleError, DataError, DatasetError, SettingsError
-from pipeline.records import reported
+from pipeline.records import CountCalibration, reported
 from pipeline.synthetic import CLASSES, FORMATS, encode_image, make_scene, write_annotated
 from pipeline.tables.dataset import OutputDataset
 from tests.test_reader import BAD
@@ -204,6 +204,30 @@ def test_other_results_are_not_mixed_in(output: Path, images: str, trained: str)
         Backfill(given)
     with Backfill(settings(images, trained, output, workers=1)).plan() as work:
         assert work.nothing
+
+
+def test_who_waited_for_the_lease_looks_again(
+    output: Path, images: str, trained: str, tmp_path: Path
+) -> None:
+    """Two commands began on an empty output, and one was the first to write."""
+    waited = tmp_path / "waited"
+    other = Backfill(settings(images, trained, waited, vote_blur=0.9))
+    same = Backfill(settings(images, trained, waited))
+    shutil.copytree(output, waited)
+    learned = {1: CountCalibration(5, 1.2, 0.1, 0.3, 0.2)}
+    OutputDataset.open(str(waited)).calibrate(learned)
+    before = files(waited)
+    with (
+        pytest.raises(DatasetError, match=r"vote-blur None, not 0\.9: give another --output"),
+        other.lease(print, print),
+    ):
+        pytest.fail("it may write")
+    with same.lease(print, print), same.plan() as work:
+        assert work.nothing
+        same.dataset.create()
+    assert files(waited) == before
+    spec = OutputDataset.open(str(waited)).spec
+    assert spec.counts[spec.model] == learned
 
 
 def test_wrong_inputs_are_one_line(collection: str, trained: str, tmp_path: Path) -> None:

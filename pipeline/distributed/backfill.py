@@ -78,7 +78,7 @@ class Backfill:
         self.bundle: BundleSpec = load_spec(self.model_uri)
         read_weights(self.model_uri, self.bundle)  # damaged ones stop the job before it starts
         self.collection: Collection = open_collection(settings.input, self.partitions)
-        spec = DatasetSpec(
+        self._spec = DatasetSpec(
             classes=self.bundle.classes,
             model=self.bundle.fingerprint,
             settings=settings.results_settings(),
@@ -86,9 +86,13 @@ class Backfill:
             overlapping=self.bundle.method.overlapping,
             counts={self.bundle.fingerprint: known} if (known := self.bundle.counts) else {},
         )
-        self.dataset = OutputDataset.accepting(settings.output, spec, replace=settings.replace)
-        self.results = spec.results
+        self.dataset = self._accepting()
+        self.results = self._spec.results
         self._renews = settings.replace or settings.retry_rejects
+
+    def _accepting(self) -> OutputDataset:
+        replace = self.settings.replace
+        return OutputDataset.accepting(self.settings.output, self._spec, replace=replace)
 
     @property
     def last_success(self) -> float | None:
@@ -138,6 +142,9 @@ class Backfill:
         Args:
             on_wait: is told what is being waited for.
             on_closed: is told how many interrupted runs of other commands are closed, if any are.
+
+        Raises:
+            DatasetError: the run that was waited for has written something else there.
         """
         with hold_lease(
             self.dataset.uri,
@@ -145,6 +152,7 @@ class Backfill:
             wait=self.settings.wait_minutes * 60,
             on_wait=on_wait,
         ) as lease:
+            self.dataset = self._accepting()  # others may have written since it was looked at
             superseded = self.superseded
             self._settle(lease)
             if superseded:
