@@ -74,7 +74,8 @@ def _work(
                 return stopped_by(stopped.signal)
             _tell_result(log, final, settings.output)
             rejects, done = rejects + final.rejects, done + final.done
-            renew, going_on = renew and not planned.renews, planned.resumed is not None
+            renew = renew and not planned.renews_enough
+            going_on = planned.resumed is not None
     pruned = _prune(log, job, lease) if settings.prune else 0
     if not done and not pruned:
         log.tell("done", "nothing to do")

@@ -190,6 +190,28 @@ def test_what_another_command_left_goes_where_nothing_is_to_do(
     assert "interrupted" not in capsys.readouterr().out
 
 
+def test_an_interrupted_run_is_enough_for_who_asks_for_no_more_than_it(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sql(scene.output, "select distinct run from $images")
+    interrupt(scene, retry_rejects=True)
+    capsys.readouterr()
+    scene.predict(replace=True)
+    told = capsys.readouterr().out
+    assert "going on with the interrupted run" in told
+    assert "10 images, 0 done before, 10 to do" in told
+    assert not set(before) & set(sql(scene.output, "select run from $images"))
+    run = interrupt(scene, replace=True, where=ONE)
+    text = (run / "run.json").read_text()
+    assert '"renews": "all"' in text
+    (run / "run.json").write_text(text.replace('"all"', "true"))  # as it was said before
+    scene.predict(retry_rejects=True, where=ONE)
+    told = capsys.readouterr().out
+    assert "going on with the interrupted run" in told
+    assert "done before" not in told.partition("going on")[2]
+    scene.assert_whole()
+
+
 def test_other_results_are_refused_with_what_differs(
     scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,7 +32,7 @@ from pipeline.plan import Gone, Plan, plan_work, remaining
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.lease import Lease, hold_lease
 from pipeline.tables.orphans import remove_orphans
-from pipeline.tables.runs import Run, new_run, shards_of
+from pipeline.tables.runs import Renewal, Run, covers, new_run, shards_of
 from pipeline.tables.spec import DatasetSpec
 from pipeline.tables.tally import Tally, tally_attempts, tally_snapshot
 
@@ -49,8 +49,15 @@ class Work:
     """The interrupted run whose plan it is."""
     rate: float | None
     """Images a second of the newest finished run."""
-    renews: bool
-    """Whether it does again what was asked to be done again; once is enough."""
+    renews: Renewal
+    """What of the images that were done it does again."""
+    asked: Renewal
+    """What of them it was asked to do again."""
+
+    @property
+    def renews_enough(self) -> bool:
+        """Whether all that was asked to be done again then is; once is enough."""
+        return covers(self.renews, self.asked)
 
     @property
     def nothing(self) -> bool:
@@ -88,7 +95,9 @@ class Backfill:
         )
         self.dataset = self._accepting()
         self.results = self._spec.results
-        self._renews = settings.replace or settings.retry_rejects
+        self._renews: Renewal = "rejects" if settings.retry_rejects else "nothing"
+        if settings.replace:
+            self._renews = "all"
 
     def _accepting(self) -> OutputDataset:
         replace = self.settings.replace
@@ -115,23 +124,23 @@ class Backfill:
         mine, _ = self._unfinished(runs)
         if mine is not None:
             with remaining(mine.plan(), snapshot.shards) as plan:
-                yield Work(plan, mine, rate, mine.spec.renews)
+                yield Work(plan, mine, rate, mine.spec.renews, self._renews)
             return
-        retry = self.settings.retry_rejects and renew
+        renews = self._renews if renew else "nothing"
         with plan_work(
             self.collection.batches(),
             self.dataset.live(snapshot),
             partition_columns=self.partitions.names,
             where=self.settings.where,
-            replace=self.settings.replace and renew,
-            retry=snapshot.scan("rejects", ["uri"]) if retry else None,
+            replace=renews == "all",
+            retry=snapshot.scan("rejects", ["uri"]) if renews == "rejects" else None,
             images_per_shard=self.settings.images_per_shard,
             bytes_per_shard=self.settings.bytes_per_shard,
             results=self.results,
         ) as plan:
             if self.collection.listed == 0:
                 raise DataError(f"{self.collection.uri} holds no PNG, JPEG or TIFF image")
-            yield Work(plan, None, rate, renew and self._renews)
+            yield Work(plan, None, rate, renews, self._renews)
 
     @contextmanager
     def lease(

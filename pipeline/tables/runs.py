@@ -15,10 +15,10 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from pipeline import storage
 from pipeline.errors import DatasetError
@@ -34,6 +34,21 @@ PLANNED, GONE = "plan", "gone"
 _PART_ROWS = 1_000_000  # about 60 MB as a file, and 200 in memory
 
 
+Renewal = Literal["nothing", "rejects", "all"]
+"""What of the images that were done a run was asked to do again."""
+
+
+def covers(renewed: Renewal, asked: Renewal) -> bool:
+    """Whether who has done the one again has done the other."""
+    order: tuple[Renewal, ...] = get_args(Renewal)
+    return order.index(renewed) >= order.index(asked)
+
+
+def _as_renewal(value: object) -> object:
+    """Runs of before said only whether: as then, they stand for either."""
+    return {True: "all", False: "nothing"}[value] if isinstance(value, bool) else value
+
+
 class RunSpec(BaseModel):
     """run.json: what a run is of."""
 
@@ -45,8 +60,7 @@ class RunSpec(BaseModel):
     """Fingerprint of what decides the rows (`DatasetSpec.results`)."""
     input: str = ""
     where: str | None = None
-    renews: bool = False
-    """Whether it was asked to do again what was done: rejects, or all of it."""
+    renews: Annotated[Renewal, BeforeValidator(_as_renewal)] = "nothing"
     model: str = ""
     """URI of the bundle."""
     images: int
