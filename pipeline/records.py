@@ -140,6 +140,15 @@ class ObjectMask:
 
 
 @dataclass(frozen=True)
+class Remark:
+    """What the reader of one image had to decide, and a user should know."""
+
+    what: str
+    """Things of a kind, in the plural: "objects that cover no pixel"."""
+    times: int = 1
+
+
+@dataclass(frozen=True)
 class Label:
     """The ground truth of one image: (H, W) maps of equal size.
 
@@ -150,6 +159,8 @@ class Label:
     instances: InstanceMap
     objects: tuple[ObjectMask, ...] = ()
     """Every object whole, in the order of ids; empty where no two objects overlap."""
+    remarks: tuple[Remark, ...] = ()
+    """For those who look at the data; training does not carry them."""
 
 
 @dataclass(frozen=True)

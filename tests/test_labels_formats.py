@@ -30,6 +30,7 @@ from label_sets import (
     write_masks,
     write_semantic,
 )
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pipeline.config import LabelSettings, ReaderSettings
@@ -263,6 +264,100 @@ def test_colours_from_label_colors_txt_and_from_classes_yaml(tmp_path: Path) -> 
     )
     for label in labels(open_data(str(tmp_path))).values():
         assert np.array_equal(label.semantic, truth)
+
+
+def save_indexed(path: Path, ids: np.ndarray, palette: list[tuple[int, int, int]]) -> None:
+    """A PNG with a palette."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(ids.astype(np.uint8), "P")
+    picture.putpalette(bytes(np.array(palette, np.uint8)))
+    picture.save(path)
+
+
+def write_maps(root: Path, classes: str, file: str = "class_dict.csv") -> Path:
+    """Two images and a class list; the maps are for the test to write, beside the one returned."""
+    for i, split in enumerate(("train", "val")):
+        save(root / f"{split}/{split}.png", picture(i))
+        save(root / f"{split}_labels/{split}.png", np.zeros((H, W), np.uint8))
+    (root / file).write_text(classes)
+    return root / "train_labels/train.png"
+
+
+def read_map(root: Path) -> np.ndarray:
+    """The class map of the one training image."""
+    data = open_data(str(root)).check()
+    return read_label(data.split("train")[0], data.classes, data.void).semantic
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (5, 1, 0)])
+def test_colours_of_a_palette_are_those_of_the_class_list(
+    tmp_path: Path, order: tuple[int, ...]
+) -> None:
+    """Colour-coded maps that were saved with a palette: its order is the encoder's."""
+    path = write_maps(tmp_path, "name,r,g,b\nbackground,0,0,0\nroad,255,0,0\ntree,0,255,0\n")
+    palette = [(9, 9, 9)] * 6
+    for place, color in zip(order, [(0, 0, 0), (255, 0, 0), (0, 255, 0)], strict=True):
+        palette[place] = color
+    save_indexed(path, np.array(order)[class_ids()], palette)
+    assert np.array_equal(read_map(tmp_path), class_ids())
+
+
+def test_indices_with_a_palette_for_the_eye_are_values(tmp_path: Path) -> None:
+    """Also where it agrees with the class list in part, as in Pascal VOC, whose void is pale."""
+    path = write_maps(tmp_path, "name,r,g,b\nbackground,0,0,0\nplane,128,0,0\nboat,0,128,0\n")
+    ids = class_ids()
+    ids[-2:] = 255
+    voc = [(0, 0, 0), (128, 0, 0), (0, 128, 0), *[(64, 0, 128)] * 252, (224, 224, 192)]
+    for palette in (voc, [(i, i, i) for i in range(256)], [(255 - i, i, 7) for i in range(256)]):
+        save_indexed(path, ids, palette)
+        assert np.array_equal(read_map(tmp_path), ids)
+
+
+def test_gray_maps_are_read_by_the_grays_of_the_class_list(tmp_path: Path) -> None:
+    listed = "name,r,g,b\nroad,255,255,255\nbackground,0,0,0\n"
+    path = write_maps(tmp_path, listed)
+    truth = np.where(class_ids() == 1, 0, 1)
+    for shown in (truth == 0, truth < 0):  # the second without a road
+        save(path, shown.astype(np.uint8) * 255)
+        assert np.array_equal(read_map(tmp_path), np.where(shown, 0, 1))
+    save(path, truth.astype(np.uint8))  # values, all the same
+    assert np.array_equal(read_map(tmp_path), truth)
+
+
+def test_values_of_gray_maps_are_not_taken_for_colours(tmp_path: Path) -> None:
+    """A map of class 0 alone is black, which here is the colour of void."""
+    path = write_maps(tmp_path, "name,r,g,b\nsky,70,130,180\nroad,255,255,255\nvoid,0,0,0\n")
+    for ids in (class_ids(), np.zeros((H, W), np.uint8)):
+        save(path, ids)
+        assert np.array_equal(read_map(tmp_path), np.where(ids == 2, VOID, ids))
+
+
+def test_every_row_that_is_void_is_void(tmp_path: Path) -> None:
+    path = write_maps(tmp_path, "void\ntree\nignore\n", "codes.txt")
+    save(path, class_ids())
+    assert np.array_equal(read_map(tmp_path), np.where(class_ids() == 1, 1, VOID))
+    (tmp_path / "codes.txt").unlink()
+    path = write_maps(tmp_path, "name,r,g,b\nvoid,1,2,3\ntree,4,5,6\nignore,7,8,9\n")
+    save(path, np.array([(1, 2, 3), (4, 5, 6), (7, 8, 9)], np.uint8)[class_ids()])
+    assert np.array_equal(read_map(tmp_path), np.where(class_ids() == 1, 1, VOID))
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("label_colors.txt", "# r g b name\n0 0 0 background\n255 0 0\troad\n0 255 0 tree\n"),
+        ("label_colors.txt", "R G B Name\n0 0 0 background\n255 0 0\troad\n0 255 0 tree\n"),
+        ("label_colors.txt", "0,0,0,background\n255,0,0,road\n\n0,255,0,tree\n"),
+        ("classes.txt", "0,background\n1,road\n2,tree"),
+        ("classes.txt", "id name\n1 road\n2 tree\n0 background\n"),
+        ("codes.txt", "\ufeffbackground\r\nroad\r\n# all else\r\ntree\r\n"),
+    ],
+)
+def test_class_lists_as_people_write_them(tmp_path: Path, file: str, text: str) -> None:
+    write_maps(tmp_path, text, file)
+    assert [(one.id, one.name, one.kind) for one in open_data(str(tmp_path)).classes] == [
+        (0, "background", "background"), (1, "road", "stuff"), (2, "tree", "stuff")
+    ]  # fmt: skip
 
 
 def test_a_palette_maps_more_colours_than_there_are_classes(tmp_path: Path) -> None:

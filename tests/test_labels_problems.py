@@ -22,6 +22,7 @@ from label_sets import (
     write_masks,
     write_semantic,
 )
+from PIL import Image
 
 from jobs._main import FAILED, run_job
 from jobs.train import work
@@ -202,6 +203,45 @@ def test_class_maps(tmp_path: Path) -> None:
     (tmp_path / "colours.txt").write_text("1 2 3 sky\n")
     settings = LabelSettings(palette=str(tmp_path / "colours.txt"))
     assert one_line(tmp_path, settings).endswith("colours.txt has no colour for road")
+
+
+def test_values_and_colours_that_differ(tmp_path: Path) -> None:
+    """A palette that names classes of the list, and others by its values."""
+    write_semantic(tmp_path)
+    label = tmp_path / "val_labels/0002_L.png"
+    for palette, line in (
+        ([128, 64, 128, 9, 9, 9], "means other classes by its values than by the colours"),
+        ([0, 0, 0, 9, 9, 9], "means other classes by its values than by the colours"),
+    ):
+        indexed = Image.new("P", (W, H))
+        indexed.putpalette(palette)
+        indexed.putpixel((0, 0), int(palette[0] > 0))
+        indexed.save(label)
+        assert line in one_line(tmp_path)
+    indexed = Image.new("P", (W, H), 7)
+    indexed.putpalette([9] * 24)
+    indexed.save(label)
+    assert one_line(tmp_path).endswith(
+        "does not name: [7], nor their colours in its palette: [(9, 9, 9)]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "line"),
+    [
+        ("class_dict.csv", "name,r,g,b\nsky,1,1,1\n,2,2,2\n", "row 2 has no name"),
+        ("label_colors.txt", "colours\n1 1 1 sky", "the line 'colours' is not 'r g b name'"),
+        ("codes.txt", "0 sky\nroad\n2 tree", "the line 'road' is not 'id name', as others are"),
+        ("codes.txt", "7 sky\n900 road", "has the id 900; ids are 0 to 254"),
+        ("codes.txt", "7 sky\n7 road", "two classes have the same id or name"),
+    ],
+)
+def test_a_wrong_class_list(tmp_path: Path, file: str, text: str, line: str) -> None:
+    write_semantic(tmp_path)
+    (tmp_path / "class_dict.csv").unlink()
+    (tmp_path / file).write_text(text)
+    assert f"{file}" in (found := one_line(tmp_path))
+    assert line in found
 
 
 def test_cityscapes(tmp_path: Path) -> None:

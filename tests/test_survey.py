@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -145,7 +146,7 @@ def test_fingerprints_add_up_in_any_order_and_grouping() -> None:
         assert left + right == whole
 
 
-def lines(facts: list[ImageFacts], unread: tuple[Problem, ...] = (), **kw: int) -> tuple[str, str]:
+def lines(facts: list[ImageFacts], unread: tuple[Problem, ...] = (), **kw: Any) -> tuple[str, str]:
     found = find_problems("data", [f.split for f in facts], facts, unread, CELLS, **kw)
     return tuple("\n".join(map(str, group)) for group in (found.problems, found.notes))  # type: ignore[return-value]
 
@@ -173,6 +174,27 @@ def test_every_problem_has_its_line() -> None:
     )
     assert lines([one, colour, other], channels=1)[0] == ""
     assert lines([one, other], (Problem("x.png", "is damaged"),))[0] == "x.png is damaged"
+
+
+def test_void_is_told_from_background() -> None:
+    """Maps of 0 and 255 whose 255 was meant to be a class, and splits that nobody labelled."""
+    good = facts_of(discs(64, 5, 20, "good"))
+    part, nothing = scene(np.zeros((8, 8)), name="part"), scene(np.ones((9, 9)), name="nothing")
+    part.label.semantic[:2], nothing.label.semantic[:] = VOID, VOID
+    problem, _ = lines([facts_of(part), replace(good, split="val")], void=255)
+    assert problem == (
+        "data labels nothing but background in the images of the split train; 25% of their pixels "
+        "are void (the value 255 means not labelled: --labels.void names another, and a class "
+        "list with colours says what each stands for)"
+    )
+    problem, note = lines([good, facts_of(nothing, "val")])
+    assert problem == "data labels nothing in the images of the split val: every pixel is void"
+    assert note == "data labels nothing in 1 of val: nothing: every pixel is void"
+    problem, note = lines([good, facts_of(nothing), replace(good, split="val", content="x")])
+    assert (problem, note) == (
+        "",
+        "data labels nothing in 1 of train: nothing: every pixel is void",
+    )
 
 
 def chosen(

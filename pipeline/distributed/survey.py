@@ -16,8 +16,8 @@ from pipeline.config import TrainSettings
 from pipeline.distributed import samples
 from pipeline.distributed.session import Resources, data_context
 from pipeline.errors import TesseraError
-from pipeline.labels import AnnotatedData, read_sample
-from pipeline.records import AnnotatedImage, Classes, Problem, Sample
+from pipeline.labels import FORMATS, AnnotatedData, read_sample
+from pipeline.records import AnnotatedImage, Classes, Problem, Remark, Sample
 from pipeline.survey.configure import Configuration, configure
 from pipeline.survey.facts import ImageFacts, measure_image
 from pipeline.survey.fingerprint import DataFingerprint
@@ -56,6 +56,7 @@ _FACTS = pa.struct(
         ("class_below", _COUNTS),
         ("content", pa.string()),
         ("decoded_bytes", pa.int64()),
+        ("remarks", pa.list_(pa.struct([("what", pa.string()), ("times", pa.int64())]))),
     ]
 )
 _PROBLEM = pa.struct([("where", pa.string()), ("what", pa.string())])
@@ -166,7 +167,10 @@ def summarise(
     facts.sort(key=lambda one: (one.split, one.name))
     problems.sort(key=str)
     splits = [image.split for image in images]
-    findings = find_problems(data.uri, splits, facts, problems, data.classes, channels)
+    void = data.void if "void" in FORMATS[data.format].settings else None
+    findings = find_problems(
+        data.uri, splits, facts, problems, data.classes, channels, void, data.notes
+    )
     return Survey(data, tuple(facts), findings, DataFingerprint.of(facts, data.classes))
 
 
@@ -195,8 +199,10 @@ def _without(values: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _to_facts(row: dict[str, Any]) -> ImageFacts:
-    """Arrow gives lists where the record has tuples."""
-    return ImageFacts(**{name: _as_tuple(value) for name, value in row.items()})
+    """Arrow gives lists where the record has tuples, and dicts where it has records."""
+    remarks = tuple(Remark(**one) for one in row["remarks"])
+    values = {name: _as_tuple(value) for name, value in _without(row, "remarks").items()}
+    return ImageFacts(**values, remarks=remarks)
 
 
 def _as_tuple(value: Any) -> Any:

@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.config import ReaderSettings
 from pipeline.errors import RejectError
 from pipeline.images.damage import refused
-from pipeline.images.tiff import decode_tiff
+from pipeline.images.tiff import decode_tiff, tiff_has_palette
 from pipeline.records import Pixels
 
 FORMATS = {
@@ -102,6 +102,14 @@ def detect_format(data: bytes) -> str:
         if data.startswith(signature):
             return kind
     raise RejectError("unknown_format", "is not a PNG, JPEG or TIFF file")
+
+
+def has_palette(data: bytes) -> bool:
+    """Whether a file that can be decoded holds places in a palette of its own."""
+    kind = detect_format(data)
+    if kind == "PNG":
+        return data[25] == 3  # colour type (PNG specification, 11.2.1)
+    return kind == "TIFF" and tiff_has_palette(data)
 
 
 def check_numbers(dtype: np.dtype[np.generic]) -> None:

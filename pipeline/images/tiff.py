@@ -49,6 +49,12 @@ def decode_tiff(data: bytes, admit: Callable[[int, int], None], as_indices: bool
         return np.ascontiguousarray(pixels) if values is None else values.shown(pixels)
 
 
+def tiff_has_palette(data: bytes) -> bool:
+    """Whether the first series holds places in a palette."""
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        return bool(first_series(tiff).keyframe.photometric == tifffile.PHOTOMETRIC.PALETTE)
+
+
 def first_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     """The series that is the image: the first that is not a smaller one or a mask of another.
 

@@ -48,6 +48,8 @@ class AnnotatedData:
     """Value in the files' semantic maps for pixels that nobody labelled."""
     problems: tuple[Problem, ...] = field(default=(), repr=False)
     """What is wrong with parts of it, which are not among the images."""
+    notes: tuple[Problem, ...] = field(default=(), repr=False)
+    """What is worth a look, and stops nothing."""
 
     @property
     def has_instances(self) -> bool:

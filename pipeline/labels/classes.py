@@ -3,14 +3,15 @@
     classes.yaml          classes: [{id, name, kind, color: [r, g, b]}, …], void, void_color
     class_dict.csv        name,r,g,b: ids are row numbers from 0
     label_colors.txt      'r g b name' a line, likewise
-    codes.txt             'name' a line, likewise
+    codes.txt             'name' a line, likewise, or 'id name' in every line
 
 In the last three, rows named void, unlabelled or ignore are no class, but pixels that nobody
-labelled; a row named background is background, all others are stuff.
+labelled; a row named background is background, all others are stuff. Of text files, lines that
+begin with # and a header as 'r g b name' say nothing.
 """
 
-import json
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -20,6 +21,7 @@ from pipeline.config import LabelSettings
 from pipeline.errors import DataError, SettingsError
 from pipeline.labels.base import Place
 from pipeline.labels.files import read_rows, read_text
+from pipeline.labels.legend import Color, Legend
 from pipeline.parsing import parse_yaml
 from pipeline.records import VOID, Classes, ClassSpec, thing_ids
 
@@ -28,6 +30,11 @@ LIST_FILES = ("class_dict.csv", "label_colors.txt", "codes.txt", "classes.txt")
 """Names under which class lists of semantic data sets are found."""
 _VOID_NAMES = {"void", "unlabelled", "unlabeled", "ignore", "ignored"}
 _BACKGROUND_NAMES = {"background", "_background_", "bg"}
+_COLOUR_LINE = re.compile(r"(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(\S.*)")
+_ID_LINE = re.compile(r"(\d+)[\s,;:]+([^\s\d].*)")
+_HEADER_LINE = re.compile(
+    r"(r(ed)?[\s,;]+g(reen)?[\s,;]+b(lue)?\b|(id|index)[\s,;:]+(name|class)\b).*", re.IGNORECASE
+)
 
 DEFAULT_CLASSES: Classes = (
     ClassSpec(id=0, name="background", kind="background"),
@@ -35,7 +42,6 @@ DEFAULT_CLASSES: Classes = (
 )
 """Those of data that only knows objects."""
 
-Color = tuple[int, int, int]
 _Level = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -47,13 +53,8 @@ class ClassList:
     classes: Classes
     void: int
     """Value for pixels that nobody labelled."""
-    palette: tuple[tuple[Color, int], ...] = ()
-    """Colours and the class ids that they stand for; VOID for no label."""
-
-    def palette_json(self) -> str:
-        """As images carry it to where they are read; empty where there are no colours."""
-        rows = [[*color, value] for color, value in self.palette]
-        return json.dumps(rows) if rows else ""
+    legend: Legend = field(default_factory=Legend)
+    """Its colours, and further values for pixels that nobody labelled."""
 
 
 class _Entry(ClassSpec):
@@ -72,6 +73,7 @@ class _ClassFile(BaseModel):
 
 @dataclass(frozen=True)
 class _Row:
+    id: int
     name: str
     color: Color | None
 
@@ -88,9 +90,9 @@ def find_classes(place: Place, settings: LabelSettings) -> ClassList | None:
     found = _read_list(settings.classes or place.join(beside[0]))
     colours = [name for name in beside if name in LIST_FILES[:2]]
     if settings.palette is not None:
-        found = replace(found, palette=_colours(settings.palette, found.classes))
-    elif not found.palette and colours:
-        found = replace(found, palette=_colours(place.join(colours[0]), found.classes))
+        found = _coloured(found, settings.palette)
+    elif not found.legend.colours and colours:
+        found = _coloured(found, place.join(colours[0]))
     if settings.void is not None:
         found = replace(found, void=settings.void)
     clash = [spec.name for spec in found.classes if spec.id == found.void]
@@ -122,15 +124,19 @@ def _read_list(uri: str) -> ClassList:
     if PurePosixPath(uri).suffix.lower() in (".yaml", ".yml"):
         return _read_yaml(uri)
     rows = _read_plain(uri)
-    void = [i for i, row in enumerate(rows) if row.name.lower() in _VOID_NAMES]
-    named = [(i, row.name) for i, row in enumerate(rows) if i not in void]
+    void = [row.id for row in rows if row.name.lower() in _VOID_NAMES]
+    named = [(row.id, row.name) for row in rows if row.id not in void]
     if not 0 < len(named) < VOID or len(rows) > VOID:
         raise DataError(f"{uri} takes 1 to {VOID - 1} classes, not {len(named)}")
-    classes = tuple(ClassSpec(id=i, name=name, kind=_kind(name)) for i, name in named)
+    too_high = [id for id, _ in named if id >= VOID] + [id for id in void if id > VOID]
+    if too_high:
+        raise DataError(f"{uri} has the id {too_high[0]}; ids are 0 to {VOID - 1}")
+    classes = tuple(ClassSpec(id=id, name=name, kind=_kind(name)) for id, name in sorted(named))
     _check_distinct(uri, classes)
-    colours = [(row.color, VOID if i in void else i) for i, row in enumerate(rows)]
+    colours = [(row.color, VOID if row.id in void else row.id) for row in rows]
     palette = tuple((color, value) for color, value in colours if color is not None)
-    return ClassList(uri, classes, void[0] if void else VOID, _checked_palette(uri, palette))
+    legend = Legend(_checked_palette(uri, palette), tuple(void))
+    return ClassList(uri, classes, void[0] if void else VOID, legend)
 
 
 def _kind(name: str) -> Literal["background", "stuff"]:
@@ -152,7 +158,8 @@ def _read_yaml(uri: str) -> ClassList:
     palette = [(one.color, one.id) for one in ordered if one.color is not None]
     if found.void_color is not None:
         palette.append((found.void_color, VOID))
-    return ClassList(uri, classes, found.void, _checked_palette(uri, tuple(palette)))
+    legend = Legend(_checked_palette(uri, tuple(palette)))
+    return ClassList(uri, classes, found.void, legend)
 
 
 def _check_distinct(uri: str, classes: Classes) -> None:
@@ -171,31 +178,53 @@ def _checked_palette(
     return tuple(seen.items())
 
 
-def _colours(uri: str, classes: Classes) -> tuple[tuple[Color, int], ...]:
-    """The colours of a palette file; those of no listed class mean that nobody labelled."""
-    ids = {spec.name.lower(): spec.id for spec in classes}
+def _coloured(listed: ClassList, uri: str) -> ClassList:
+    """With the colours of a palette file; those of no listed class mean that nobody labelled."""
+    ids = {spec.name.lower(): spec.id for spec in listed.classes}
     rows = [(row.color, row.name.lower()) for row in _read_plain(uri)]
     palette = tuple((color, ids.get(name, VOID)) for color, name in rows if color is not None)
     missing = sorted(set(ids) - {name for _, name in rows})
     if missing or len(palette) < len(rows):
         raise DataError(f"{uri} has no colour for {missing[0] if missing else 'every name'}")
-    return _checked_palette(uri, palette)
+    legend = replace(listed.legend, colours=_checked_palette(uri, palette))
+    return replace(listed, legend=legend)
 
 
 def _read_plain(uri: str) -> list[_Row]:
-    if uri.lower().endswith(".csv"):
-        rows = [{key.lower(): value for key, value in row.items()} for row in read_rows(uri)]
-        if not rows or not {"name", "r", "g", "b"} <= rows[0].keys():
-            raise DataError(f"{uri} needs a header with the columns name, r, g, b")
-        return [_Row(row["name"], _color(uri, [row[c] for c in "rgb"])) for row in rows]
-    found = []
-    for line in read_text(uri).splitlines():
-        words = line.split(None, 3)
-        if len(words) == 4 and all(word.isdecimal() for word in words[:3]):
-            found.append(_Row(words[3].strip(), _color(uri, words[:3])))
-        elif words:
-            found.append(_Row(line.strip(), None))
-    return found
+    return _read_table(uri) if uri.lower().endswith(".csv") else _read_lines(uri)
+
+
+def _read_table(uri: str) -> list[_Row]:
+    """The rows of a CSV; ids are their places."""
+    rows = [{key.lower(): value for key, value in row.items()} for row in read_rows(uri)]
+    if not rows or not {"name", "r", "g", "b"} <= rows[0].keys():
+        raise DataError(f"{uri} needs a header with the columns name, r, g, b")
+    for number, row in enumerate(rows, start=1):
+        if not row["name"]:
+            raise DataError(f"{uri} row {number} has no name")
+    colours = [_color(uri, [row[c] for c in "rgb"]) for row in rows]
+    return [_Row(i, row["name"], colours[i]) for i, row in enumerate(rows)]
+
+
+def _read_lines(uri: str) -> list[_Row]:
+    """The lines of a text file: all 'r g b name', all 'id name', or all names."""
+    lines = [line.strip() for line in read_text(uri).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    if lines and _HEADER_LINE.match(lines[0]):
+        del lines[0]
+    coloured = [_COLOUR_LINE.fullmatch(line) for line in lines]
+    numbered = [_ID_LINE.fullmatch(line) for line in lines]
+    # One name may begin with a number; where several do, they are ids, and others are mistakes.
+    for found, form, most in ((coloured, "r g b name", 0), (numbered, "id name", 1)):
+        if None in found and len(lines) - found.count(None) > most:
+            odd = lines[found.index(None)]
+            raise DataError(f"{uri}: the line '{odd}' is not '{form}', as others are")
+    if None not in coloured:
+        parts = [match.groups() for match in coloured if match]
+        return [_Row(i, p[3], _color(uri, list(p[:3]))) for i, p in enumerate(parts)]
+    if None not in numbered:
+        return [_Row(int(match[1]), match[2], None) for match in numbered if match]
+    return [_Row(i, line, None) for i, line in enumerate(lines)]
 
 
 def _color(uri: str, words: list[str]) -> Color:

@@ -99,10 +99,24 @@ def decode(uri: str, *, as_indices: bool = False) -> NDArray[np.generic]:
     Raises:
         DataError: one line that names the file and what is wrong with it.
     """
+    return decode_file(read_file(uri), uri, as_indices=as_indices)
+
+
+def read_file(uri: str) -> bytes:
+    """A file's bytes, to be decoded in more than one way.
+
+    Raises:
+        DataError: it can't be read.
+    """
     try:
-        data = storage.read_bytes(uri)
+        return storage.read_bytes(uri)
+    except StorageError as error:
+        raise DataError(str(error)) from error
+
+
+def decode_file(data: bytes, uri: str, *, as_indices: bool = False) -> NDArray[np.generic]:
+    """As `decode`, of bytes that were read."""
+    try:
         return decode_image(data, uri, ReaderSettings(), as_indices=as_indices)
     except RejectError as error:
         raise DataError(f"{uri} {error.message}") from error
-    except StorageError as error:
-        raise DataError(str(error)) from error

@@ -54,7 +54,7 @@ def open_folder(place: Place, settings: LabelSettings, val_fraction: float) -> A
                     semantic_uri=semantic.get(name),
                     attributes={k: v for k, v in row.items() if k not in ("name", "split")},
                     format="folder",
-                    annotation=listed.palette_json(),
+                    annotation=listed.legend.to_json(),
                 )
             )
     return AnnotatedData(

@@ -64,7 +64,7 @@ def open_manifest(place: Place, settings: LabelSettings, val_fraction: float) ->
             semantic_uri=row.get("semantic") or None,
             attributes={k: v for k, v in row.items() if k not in (*_COLUMNS, "name", "split")},
             format="manifest",
-            annotation=listed.palette_json(),
+            annotation=listed.legend.to_json(),
         )
         for name, row in names.items()
         if splits[name]

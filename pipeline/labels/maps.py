@@ -3,24 +3,27 @@
 Legend: H height, W width.
 """
 
-import json
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
-from pipeline.labels.files import decode
+from pipeline.images.reader import has_palette
+from pipeline.labels.files import decode, decode_file, read_file
+from pipeline.labels.legend import Color, Legend, Used, classes_meant
 from pipeline.records import (
     VOID,
     AnnotatedImage,
     Classes,
     InstanceMap,
     Label,
+    Remark,
     SemanticMap,
     thing_ids,
 )
 
+BY_COLOUR = Remark("class maps that are read by their colours, since their values say others")
 _LARGEST_KEPT = 2**16 - 1  # higher ids are renumbered: tables by id stay small, float32 is exact
 
 
@@ -29,14 +32,16 @@ def read_maps(
 ) -> Label:
     """The label of an image with a map of object ids, of class ids, or both.
 
-    `image.annotation` is the palette (`ClassList.palette_json`) where class maps are in colours.
+    `image.annotation` is the legend of its class map (`Legend.to_json`).
     """
     instances = semantic = None
+    remarks: tuple[Remark, ...] = ()
     if image.instances_uri:
         instances = read_instances(image.instances_uri, shape)
     if image.semantic_uri:
         known = shape if instances is None else instances.shape
-        semantic = read_semantic(image.semantic_uri, known, classes, void, image.annotation)
+        legend = Legend.from_json(image.annotation)
+        semantic, remarks = read_semantic(image.semantic_uri, known, classes, void, legend)
     if semantic is None and instances is not None:
         background = next((c.id for c in classes if c.kind == "background"), 0)
         semantic = np.where(instances > 0, thing_ids(classes)[0], background).astype(np.uint8)
@@ -44,7 +49,7 @@ def read_maps(
         raise DataError(f"{image.image_uri} has no label")
     if instances is None:
         instances = np.zeros(semantic.shape, np.int32)
-    return Label(semantic, instances)
+    return Label(semantic, instances, remarks=remarks)
 
 
 def read_instances(uri: str, shape: tuple[int, ...] | None) -> InstanceMap:
@@ -68,14 +73,45 @@ def read_ids(uri: str, shape: tuple[int, ...] | None) -> NDArray[np.integer]:
 
 
 def read_semantic(
-    uri: str, shape: tuple[int, ...] | None, classes: Classes, void: int, palette: str
-) -> SemanticMap:
+    uri: str, shape: tuple[int, ...] | None, classes: Classes, void: int, legend: Legend
+) -> tuple[SemanticMap, tuple[Remark, ...]]:
     """(H, W) class ids, VOID where nobody labelled, of a map of values or of colours."""
-    pixels = decode(uri, as_indices=True)
+    data = read_file(uri)
+    pixels = decode_file(data, uri, as_indices=True)
     _check_shape(uri, pixels, shape)
-    if palette and pixels.shape[-1] == 3 and pixels.dtype == np.uint8:
-        return _from_colours(pixels.astype(np.uint32), uri, palette)
-    return _to_class_ids(_one_channel(uri, pixels), uri, classes, void)
+    if legend.colours and pixels.shape[-1] == 3 and pixels.dtype == np.uint8:
+        return _from_colours(pixels.astype(np.uint32), uri, legend), ()
+    ids = _one_channel(uri, pixels)
+    meanings = {spec.id: spec.id for spec in classes} | dict.fromkeys((void, *legend.void), VOID)
+    used = _used(uri, data, ids, meanings, legend)
+    meant = classes_meant(used, legend)
+    table = np.zeros(256, np.uint8)
+    table[list(used.values)] = meant
+    is_doubtful = meant != used.by_value and None not in used.by_value
+    return table[ids], (BY_COLOUR,) if is_doubtful else ()
+
+
+def _used(
+    uri: str, data: bytes, ids: NDArray[np.integer], meanings: dict[int, int], legend: Legend
+) -> Used:
+    """The values of a map with their meaning, and their colours where the legend has some."""
+    found, first = np.unique(ids, return_index=True)
+    values = tuple(found.tolist())
+    colours: tuple[Color, ...] = ((-1, -1, -1),) * len(values)
+    has_colours = bool(legend.colours) and ids.dtype == np.uint8
+    if has_colours:
+        shown = decode_file(data, uri)
+        rows = np.broadcast_to(shown, (*ids.shape, 3)).reshape(-1, 3)[first]
+        colours = tuple((r, g, b) for r, g, b in rows.tolist())
+    named = dict(legend.colours)
+    return Used(
+        uri=uri,
+        values=values,
+        by_value=tuple(meanings.get(value) for value in values),
+        colours=colours,
+        by_colour=tuple(named.get(color) for color in colours),
+        in_palette=has_colours and has_palette(data),
+    )
 
 
 def _check_shape(uri: str, pixels: NDArray[np.generic], shape: tuple[int, ...] | None) -> None:
@@ -99,17 +135,10 @@ def _one_channel(uri: str, pixels: NDArray[np.generic]) -> NDArray[np.integer]:
     return ids
 
 
-def _to_class_ids(ids: NDArray[np.integer], uri: str, classes: Classes, void: int) -> SemanticMap:
-    known = {spec.id for spec in classes}
-    unknown = sorted(set(np.unique(ids).tolist()) - known - {void})
-    if unknown:
-        raise DataError(f"{uri} holds class ids that the class list does not name: {unknown[:5]}")
-    return np.where(ids == void, VOID, ids).astype(np.uint8)
-
-
-def _from_colours(pixels: NDArray[np.uint32], uri: str, palette: str) -> SemanticMap:
+def _from_colours(pixels: NDArray[np.uint32], uri: str, legend: Legend) -> SemanticMap:
     """(H, W, 3) red, green, blue → class ids."""
-    entries = np.array(sorted(json.loads(palette)), np.uint32)  # by colour, so by key
+    rows = sorted((*color, value) for color, value in legend.colours)
+    entries = np.array(rows, np.uint32)  # by colour, so by key
     keys = entries[:, 0] << 16 | entries[:, 1] << 8 | entries[:, 2]
     wanted = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
     place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)

@@ -77,7 +77,7 @@ def open_semantic(place: Place, settings: LabelSettings, val_fraction: float) ->
             semantic_uri=found[name][2],
             attributes={k: v for k, v in row.items() if k not in ("name", "split")},
             format="semantic",
-            annotation=listed.palette_json(),
+            annotation=listed.legend.to_json(),
         )
         for name, row in rows.items()
     )

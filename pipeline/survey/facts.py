@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.records import Classes, InstanceMap, Label, Pixels, Sample, SemanticMap
+from pipeline.records import Classes, InstanceMap, Label, Pixels, Remark, Sample, SemanticMap
 from pipeline.survey.tally import diameter_bins
 
 LEVELS = (1.0, 50.0, 99.8)
@@ -68,6 +68,8 @@ class ImageFacts:
     """Hash of the pixels: equal images have equal ones, under whatever name."""
     decoded_bytes: int
     """Of pixels and label in memory."""
+    remarks: tuple[Remark, ...] = ()
+    """What its reader had to decide."""
 
     @property
     def objects(self) -> int:
@@ -121,6 +123,7 @@ def measure_image(sample: Sample, split: str, classes: Classes) -> ImageFacts:
         class_below=tuple((middles > 0.5 + _ASIDE).astype(int).tolist()),
         content=_content(pixels),
         decoded_bytes=pixels.nbytes + label.semantic.nbytes + label.instances.nbytes,
+        remarks=label.remarks,
     )
 
 

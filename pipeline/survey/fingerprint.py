@@ -176,6 +176,11 @@ class DataFingerprint:
         return reduce(lambda total, one: total + one, self.splits, nothing)
 
 
+def is_void(facts: ImageFacts) -> bool:
+    """Whether nothing is labelled in an image, not even background."""
+    return not any(facts.class_pixels)
+
+
 def is_empty(facts: ImageFacts, classes: Classes) -> bool:
     """Whether all that is labelled in an image is background."""
     labelled = zip(facts.class_pixels, classes, strict=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pipeline.errors import DataProblems
 from pipeline.records import Classes, Problem
 from pipeline.survey.facts import ImageFacts
-from pipeline.survey.fingerprint import is_empty
+from pipeline.survey.fingerprint import is_empty, is_void
 
 _NAMED = 3  # images that a note names, of all that it counts
 
@@ -42,6 +42,8 @@ def find_problems(
     unreadable: Iterable[Problem],
     classes: Classes,
     channels: int | None = None,
+    void: int | None = None,
+    noted: Iterable[Problem] = (),
 ) -> Findings:
     """All that is wrong with a data set.
 
@@ -52,14 +54,17 @@ def find_problems(
         unreadable: what was wrong with the others.
         classes: the data set's.
         channels: that the network is to take, where a setting says so.
+        void: the value of pixels that nobody labelled, where a setting can name another.
+        noted: what was worth a look already where the data set was opened.
     """
     missing = [split for split in ("train", "val") if split not in set(splits)]
     problems = [Problem(uri, f"has no image of the split {split}") for split in missing]
     problems += unreadable
-    problems += _nothing_to_learn(uri, facts, classes)
+    problems += _nothing_to_learn(uri, facts, classes, void)
     problems += _mixed_channels(facts, channels)
     problems += _across_splits(facts)
-    notes = [*_empty(uri, facts, classes), *_absent(uri, facts, classes), *_repeated(facts)]
+    notes = [*noted, *_remarks(uri, facts), *_empty(uri, facts, classes, void)]
+    notes += [*_absent(uri, facts, classes), *_repeated(facts)]
     return Findings(tuple(problems), tuple(notes))
 
 
@@ -72,10 +77,32 @@ def widest(facts: Iterable[ImageFacts]) -> int:
     return most
 
 
-def _nothing_to_learn(uri: str, facts: Iterable[ImageFacts], classes: Classes) -> Iterator[Problem]:
-    train = [one for one in facts if one.split == "train"]
-    if train and all(is_empty(one, classes) for one in train):
-        yield Problem(uri, "labels nothing but background in the images of the split train")
+def _nothing_to_learn(
+    uri: str, facts: Iterable[ImageFacts], classes: Classes, void: int | None
+) -> Iterator[Problem]:
+    """A split without a labelled pixel trains or validates on nothing; background alone, too."""
+    members = defaultdict(list)
+    for one in facts:
+        members[one.split].append(one)
+    for split in sorted({"train", "val"} & members.keys()):
+        images = f"in the images of the split {split}"
+        if all(is_void(one) for one in members[split]):
+            yield Problem(uri, f"labels nothing {images}: every pixel is void{_on_void(void)}")
+        elif split == "train" and all(is_empty(one, classes) for one in members[split]):
+            pixels = sum(one.height * one.width for one in members[split])
+            share = sum(one.void_pixels for one in members[split]) / pixels
+            rest = f"; {share:.0%} of their pixels are void{_on_void(void)}" if share else ""
+            yield Problem(uri, f"labels nothing but background {images}{rest}")
+
+
+def _on_void(void: int | None) -> str:
+    """How class maps say void, where the data set has values for it."""
+    if void is None:
+        return ""
+    return (
+        f" (the value {void} means not labelled: --labels.void names another, and a class list "
+        "with colours says what each stands for)"
+    )
 
 
 def _mixed_channels(facts: Sequence[ImageFacts], channels: int | None) -> Iterator[Problem]:
@@ -106,16 +133,29 @@ def _repeated(facts: Iterable[ImageFacts]) -> Iterator[Problem]:
                 yield Problem(names[0], f"is the same image as {_named(names[1:])} in {split}")
 
 
-def _empty(uri: str, facts: Iterable[ImageFacts], classes: Classes) -> Iterator[Problem]:
+def _empty(
+    uri: str, facts: Iterable[ImageFacts], classes: Classes, void: int | None
+) -> Iterator[Problem]:
     names = defaultdict(list)
     for one in facts:
         if is_empty(one, classes):
-            names[one.split].append(one.name)
-    for split in sorted(names):
-        some = _named(names[split])
-        yield Problem(
-            uri, f"labels nothing but background in {len(names[split])} of {split}: {some}"
-        )
+            names[one.split, is_void(one)].append(one.name)
+    for (split, nothing), some in sorted(names.items()):
+        what = "nothing" if nothing else "nothing but background"
+        why = f": every pixel is void{_on_void(void)}" if nothing else ""
+        yield Problem(uri, f"labels {what} in {len(some)} of {split}: {_named(some)}{why}")
+
+
+def _remarks(uri: str, facts: Iterable[ImageFacts]) -> Iterator[Problem]:
+    """What readers had to decide, a line a kind."""
+    times: Counter[str] = Counter()
+    names = defaultdict(list)
+    for one in facts:
+        for remark in one.remarks:
+            times[remark.what] += remark.times
+            names[remark.what].append(one.name)
+    for what in sorted(times):
+        yield Problem(uri, f"has {what}: {times[what]:,} in {_named(names[what])}")
 
 
 def _absent(uri: str, facts: Sequence[ImageFacts], classes: Classes) -> Iterator[Problem]:
