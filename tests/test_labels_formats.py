@@ -27,6 +27,7 @@ from label_sets import (
     save,
     write_cityscapes,
     write_coco,
+    write_folder,
     write_masks,
     write_semantic,
 )
@@ -172,6 +173,111 @@ def test_an_object_covered_by_smaller_ones_is_still_an_object(tmp_path: Path) ->
     assert set(np.unique(label.instances)) == {0, 2, 3}
     assert [(one.id, one.class_id) for one in label.objects] == [(1, 1), (2, 2), (3, 2)]
     assert label.objects[0].mask().sum() == 64
+
+
+# A mask an object
+
+
+def masks_of(shown: np.ndarray) -> dict[str, Image.Image]:
+    """File name → one way to say an object, where `shown` (H, W) is true."""
+    white = np.full((H, W), 255, np.uint8)
+    drawn = white * shown
+    first_is_white = Image.fromarray(1 - shown.astype(np.uint8), "P")
+    first_is_white.putpalette([255, 255, 255, 0, 0, 0])
+    layers = {
+        "opaque.png": [drawn, drawn, drawn, white],
+        "white.png": [white, white, white, drawn],
+        "black.png": [0 * white, 0 * white, 0 * white, drawn],
+        "red.png": [drawn, 0 * white, 0 * white, drawn],
+        "black.tif": [0 * white, 0 * white, 0 * white, drawn],
+    }
+    return {
+        **{name: Image.fromarray(np.dstack(layer)) for name, layer in layers.items()},
+        "gray.png": Image.fromarray(drawn),
+        "ones.png": Image.fromarray(shown.astype(np.uint8)),
+        "bits.png": Image.fromarray(shown),
+        "gray_alpha.png": Image.fromarray(np.dstack([white, drawn]), "LA"),
+        "palette.png": first_is_white,
+        "quantized.png": Image.fromarray(drawn).convert("RGB").quantize(2),
+        "traces.jpg": Image.fromarray(drawn),
+    }
+
+
+def test_a_mask_says_its_object_by_colour_or_by_alpha(tmp_path: Path) -> None:
+    """Each way of saying it in an image of its own, whose name holds a dot."""
+    shown = blocks((3, 3, 11, 19)) > 0
+    for name, mask in masks_of(shown).items():
+        folder = tmp_path / f"{name.replace('.', '_')}.v1"
+        save(folder / "images/a.png", picture(0))
+        (folder / "masks").mkdir()
+        mask.save(folder / "masks" / name)
+    (tmp_path / "notes.txt").write_text("")
+    data = open_data(str(tmp_path)).check()
+    assert len(data.images) == len(masks_of(shown))
+    for name, label in labels(data).items():
+        assert np.array_equal(label.instances > 0, shown), name
+
+
+def test_an_empty_folder_of_masks_says_that_there_is_no_object(tmp_path: Path) -> None:
+    write_masks(tmp_path)
+    save(tmp_path / "none/images/none.png", picture(3, 7, 9))
+    (tmp_path / "none/masks").mkdir()
+    (tmp_path / "none/masks/.keep").touch()
+    data = open_data(str(tmp_path)).check()
+    label = labels(data)["none"]
+    assert (label.semantic.shape, label.semantic.any(), label.instances.any()) == ((7, 9), 0, 0)
+    assert [str(note) for note in data.notes] == [
+        f"{tmp_path} says by an empty masks/ that there is no object in 1: none"
+    ]
+
+
+# Splits
+
+
+def splits_of(root: Path) -> dict[str, str]:
+    return {image.name: image.split for image in open_data(str(root)).check().images}
+
+
+@pytest.mark.parametrize("file", ["manifest.csv", "list.csv"])
+def test_splits_are_named_as_people_name_them(tmp_path: Path, file: str) -> None:
+    """In the list of a folder, and in a manifest."""
+    write_folder(tmp_path)
+    path = tmp_path / file
+    head = "name,split" if file == "manifest.csv" else "name,split,image,instances"
+
+    def write(words: list[str]) -> None:
+        labels = {p.stem: p.name for p in (tmp_path / "labels").iterdir()}
+        rows = [
+            f"{name},{word},images/{name}.png,labels/{labels[name]}"
+            for name, word in zip("abcde", words, strict=False)
+        ]
+        cut = len(head.split(","))
+        path.write_text("\n".join([head, *(",".join(r.split(",")[:cut]) for r in rows)]))
+
+    where = tmp_path if file == "manifest.csv" else path
+    write(["Train", "training", "valid", "validation", "testing"])
+    assert list(splits_of(where).values()) == ["train", "train", "val", "val", "test"]
+    write(["train"] * 5)  # a share is held out, as everywhere
+    assert sorted(set(splits_of(where).values())) == ["train", "val"]
+
+
+def test_images_that_a_list_leaves_out_are_told(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "manifest.csv").write_text("name,split\na,train\nb,val\n")
+    data = open_data(str(tmp_path)).check()
+    assert [image.name for image in data.images] == ["a", "b"]
+    (note,) = data.notes
+    assert str(note).endswith("does not list 3 of 5 images, which are left out: c, d, e")
+
+
+def test_the_same_names_in_two_splits_are_told_apart(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        save(tmp_path / f"{split}/0001.png", picture(len(split)))
+        save(tmp_path / f"{split}annot/0001.png", np.full((H, W), split == "val", np.uint8))
+    (tmp_path / "codes.txt").write_text("sky\nroad\n")
+    assert splits_of(tmp_path) == {"0001": "train", "val/0001": "val"}
+    for name, label in labels(open_data(str(tmp_path))).items():
+        assert (label.semantic == ("val" in name)).all()
 
 
 # COCO
@@ -398,6 +504,13 @@ def test_pascal_voc_by_its_lists(tmp_path: Path) -> None:
     data = open_data(str(tmp_path)).check()
     assert {i.name: i.split for i in data.images} == {"x1": "train", "x2": "val", "x3": "train"}
     assert [c.kind for c in data.classes] == ["background", "stuff"]
+    assert data.notes == ()
+    save(tmp_path / "JPEGImages/x4.jpg", picture(4))  # which leaves the splits of the others
+    save(tmp_path / "SegmentationClass/x4.png", class_ids())
+    more = open_data(str(tmp_path)).check()
+    assert more.images == data.images
+    (note,) = more.notes
+    assert str(note).endswith("1 of 4 images in no split; they are left out: x4")
 
 
 # Other laws

@@ -165,14 +165,19 @@ def test_masks(tmp_path: Path) -> None:
     save(tmp_path / "0a1b/masks/second.png", np.ones((H, W + 1), np.uint8))
     assert f"masks/second.png is {H} x {W + 1}, " in one_line(tmp_path)
     for path in (tmp_path / "0a1b/masks").iterdir():
-        path.unlink()
+        path.rename(path.with_suffix(".bmp"))
+    (tmp_path / "none/images").mkdir(parents=True)
+    save(tmp_path / "none/images/none.png", picture(3))
     save(tmp_path / "0c2d/images/more.png", picture(3))
     (tmp_path / "only/masks").mkdir(parents=True)
     save(tmp_path / "only/masks/a.png", np.ones((H, W), np.uint8))
     assert lines(tmp_path).splitlines() == [
         f"{tmp_path}/only has masks but no image",
-        f"{tmp_path}/0a1b/images/0a1b.png has no mask: masks/ holds no image",
+        f"{tmp_path}/0a1b/images/0a1b.png has no mask: masks/ holds first.bmp, which is no PNG, "
+        "JPEG or TIFF image",
         f"{tmp_path}/0c2d/images holds more than one image",
+        f"{tmp_path}/none/images/none.png has no mask: there is no masks/; an empty one says that "
+        "there is no object",
     ]
 
 
@@ -279,6 +284,18 @@ def test_a_manifest(tmp_path: Path) -> None:
         f"{table} row 2 names no label for {tmp_path}/pictures/train/x.png",
         f"{table} names x twice",
     ]
+
+
+@pytest.mark.parametrize("column", ["", ",image,instances"])
+def test_a_word_that_is_no_split(tmp_path: Path, column: str) -> None:
+    write_folder(tmp_path)
+    cells = ",images/a.png,labels/a.png" if column else ""
+    (tmp_path / "manifest.csv").write_text(f"name,split{column}\na,tarin{cells}\n")
+    assert "names the split tarin for a; it takes train, val or test" in one_line(tmp_path)
+    (tmp_path / "manifest.csv").write_text(
+        f"name,split{column}\na,train{cells}\nb,{cells.replace('a.', 'b.')}\n"
+    )
+    assert "names no split for b" in one_line(tmp_path)
 
 
 def test_object_ids(tmp_path: Path) -> None:

@@ -112,6 +112,17 @@ def has_palette(data: bytes) -> bool:
     return kind == "TIFF" and tiff_has_palette(data)
 
 
+def alpha_of(data: bytes) -> NDArray[np.uint8] | None:
+    """(H, W) opacity of a PNG or TIFF file that can be decoded; None where it has none."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG", "TIFF"]) as image:
+            if not image.has_transparency_data:
+                return None
+            return np.asarray(image.convert("RGBA").getchannel("A"))
+    except OSError:  # JPEG, which has none, and what only tifffile reads
+        return None
+
+
 def check_numbers(dtype: np.dtype[np.generic]) -> None:
     """Pixels are integers, floats or bits.
 

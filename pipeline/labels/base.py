@@ -1,6 +1,6 @@
 """What an annotation format is, and what opening one finds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -8,6 +8,14 @@ from pipeline import storage
 from pipeline.config import LabelSettings
 from pipeline.errors import DataProblems, SettingsError
 from pipeline.records import AnnotatedImage, Classes, Label, Problem
+
+_NAMED = 3  # of all that a note counts
+
+
+def first_few(names: Sequence[str]) -> str:
+    """The first few of many names, and how many more there are."""
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 @dataclass(frozen=True)

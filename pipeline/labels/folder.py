@@ -30,6 +30,7 @@ def fits(place: Place) -> bool:
 def open_folder(place: Place, settings: LabelSettings, val_fraction: float) -> AnnotatedData:
     """Find the images, labels, classes and splits of an annotated folder."""
     problems: list[Problem] = []
+    notes: list[Problem] = []
     images = by_stem(place.join("images"), problems)
     if not images:
         raise DataError(f"{place.join('images')} holds no PNG, JPEG or TIFF image")
@@ -37,7 +38,7 @@ def open_folder(place: Place, settings: LabelSettings, val_fraction: float) -> A
     semantic = by_stem(place.join("semantic"), problems)
     listed = classes_or_object(place, settings, bool(semantic))
     found = []
-    for name, row in named_splits(place, images, val_fraction, problems).items():
+    for name, row in named_splits(place, images, val_fraction, problems, notes).items():
         if name not in instances and name not in semantic:
             what = f"has no label: neither labels/{name}.* nor semantic/"
             problems.append(Problem(images[name], what))
@@ -58,7 +59,13 @@ def open_folder(place: Place, settings: LabelSettings, val_fraction: float) -> A
                 )
             )
     return AnnotatedData(
-        place.uri, "folder", tuple(found), listed.classes, listed.void, tuple(problems)
+        place.uri,
+        "folder",
+        tuple(found),
+        listed.classes,
+        listed.void,
+        tuple(problems),
+        tuple(notes),
     )
 
 

@@ -3,7 +3,7 @@
     image                 the image
     instances             its map of object ids             (and, or)
     semantic              its map of class ids or colours
-    split                 optional: train, val, test
+    split                 optional: train, val (or valid, validation), test
     name                  optional; by default the image's name without suffix
 
 and further ones, by which evaluation can group. Paths are relative to the table's folder, or URIs
@@ -19,7 +19,7 @@ from pipeline.labels.base import AnnotatedData, Format, Place
 from pipeline.labels.classes import classes_or_object
 from pipeline.labels.files import absent, read_rows, unique_names
 from pipeline.labels.maps import read_maps
-from pipeline.labels.splits import split_by_name
+from pipeline.labels.splits import split_by_name, splits_said
 from pipeline.records import AnnotatedImage, Problem
 
 _NAMES = ("manifest.parquet", "manifest.csv")
@@ -51,10 +51,11 @@ def open_manifest(place: Place, settings: LabelSettings, val_fraction: float) ->
     has_semantic = any(row.get("semantic") for row in rows)
     listed = classes_or_object(beside, settings, has_semantic)
     names = _names(uri, beside.uri, rows, problems)
-    splits = {name: row.get("split", "") for name, row in names.items()}
-    if not any(splits.values()):
+    words = {name: row.get("split", "") for name, row in names.items()}
+    if any(words.values()):
+        splits = splits_said(uri, words, val_fraction, problems)
+    else:
         splits = split_by_name(names, val_fraction)
-    problems += [Problem(uri, f"names no split for {name}") for name in names if not splits[name]]
     images = tuple(
         AnnotatedImage(
             name=name,
@@ -67,7 +68,7 @@ def open_manifest(place: Place, settings: LabelSettings, val_fraction: float) ->
             annotation=listed.legend.to_json(),
         )
         for name, row in names.items()
-        if splits[name]
+        if name in splits
     )
     return AnnotatedData(uri, "manifest", images, listed.classes, listed.void, tuple(problems))
 

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from pipeline import storage
 from pipeline.config import LabelSettings
 from pipeline.errors import DataError
-from pipeline.labels.base import AnnotatedData, Format, Place
+from pipeline.labels.base import AnnotatedData, Format, Place, first_few
 from pipeline.labels.classes import CLASSES_FILE, LIST_FILES, find_classes
 from pipeline.labels.files import is_image, read_text, stem
 from pipeline.labels.maps import read_maps
@@ -60,14 +60,18 @@ def open_semantic(place: Place, settings: LabelSettings, val_fraction: float) ->
     if not pairs:
         raise DataError(f"{place.uri} has no folder of images with one of class maps: {LOOKS_FOR}")
     problems: list[Problem] = []
+    notes: list[Problem] = []
     found: dict[str, tuple[_Pair, str, str]] = {}
     for pair in pairs:
         for name, image, label in _matched(place, pair, problems):
+            if name in found and pair != found[name][0]:
+                # The same name in the folders of two splits: told apart by the split's.
+                name = f"{pair.split or pair.images[0]}/{name}"
             if name in found:
                 problems.append(Problem(image, f"has the name of {found[name][1]}"))
             else:
                 found[name] = (pair, image, label)
-    rows = _splits(place, found, val_fraction, problems)
+    rows = _splits(place, found, val_fraction, problems, notes)
     images = tuple(
         AnnotatedImage(
             name=name,
@@ -82,7 +86,7 @@ def open_semantic(place: Place, settings: LabelSettings, val_fraction: float) ->
         for name, row in rows.items()
     )
     return AnnotatedData(
-        place.uri, "semantic", images, listed.classes, listed.void, tuple(problems)
+        place.uri, "semantic", images, listed.classes, listed.void, tuple(problems), tuple(notes)
     )
 
 
@@ -133,15 +137,22 @@ def _splits(
     found: dict[str, tuple[_Pair, str, str]],
     val_fraction: float,
     problems: list[Problem],
+    notes: list[Problem],
 ) -> dict[str, dict[str, str]]:
-    """Name → its row: by manifest.csv, by folders, by Pascal VOC's lists, or by name."""
-    by_folder = {name: pair.split for name, (pair, _, _) in found.items() if pair.split}
-    if _VOC[2] in place.names:
-        by_folder = _voc_splits(place, set(found))
-    if len(by_folder) < len(found):
-        return named_splits(place, found, val_fraction, problems)
-    splits = hold_out(by_folder, val_fraction)
-    return {name: {"split": splits[name]} for name in found}
+    """Name → its row: by folders, by Pascal VOC's lists, by manifest.csv, or by name."""
+    said = {name: pair.split for name, (pair, _, _) in found.items() if pair.split}
+    if len(said) < len(found):
+        said = _voc_splits(place, set(found)) if _VOC[2] in place.names else {}
+        unlisted = sorted(found.keys() - said.keys())
+        if said and unlisted:
+            what = (
+                f"lists {len(unlisted):,} of {len(found):,} images in no split; they are left out"
+            )
+            notes.append(Problem(place.join(_VOC[2]), f"{what}: {first_few(unlisted)}"))
+    if not said:
+        return named_splits(place, found, val_fraction, problems, notes)
+    splits = hold_out(said, val_fraction)
+    return {name: {"split": splits[name]} for name in found if name in splits}
 
 
 def _voc_splits(place: Place, known: set[str]) -> dict[str, str]:

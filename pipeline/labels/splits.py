@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from pipeline.errors import DataError
-from pipeline.labels.base import Place
+from pipeline.labels.base import Place, first_few
 from pipeline.labels.files import read_rows
 from pipeline.records import Problem
 
@@ -32,7 +32,11 @@ def split_of(word: str) -> str | None:
 
 
 def named_splits(
-    place: Place, names: Iterable[str], val_fraction: float, problems: list[Problem]
+    place: Place,
+    names: Iterable[str],
+    val_fraction: float,
+    problems: list[Problem],
+    notes: list[Problem],
 ) -> dict[str, dict[str, str]]:
     """Name → its row of manifest.csv, with a split; without one, a split by name."""
     known = set(names)
@@ -49,11 +53,37 @@ def named_splits(
             problems.append(Problem(uri, f"names {row['name']}, of which there is no image"))
         elif row["name"] in found:
             problems.append(Problem(uri, f"names {row['name']} twice"))
-        elif not row["split"]:
-            problems.append(Problem(uri, f"names no split for {row['name']}"))
         else:
             found[row["name"]] = row
-    return found
+    unlisted = sorted(known - found.keys())
+    if unlisted:
+        what = f"does not list {len(unlisted):,} of {len(known):,} images, which are left out"
+        notes.append(Problem(uri, f"{what}: {first_few(unlisted)}"))
+    words = {name: row["split"] for name, row in found.items()}
+    splits = splits_said(uri, words, val_fraction, problems)
+    return {name: found[name] | {"split": split} for name, split in splits.items()}
+
+
+def splits_said(
+    uri: str, words: dict[str, str], val_fraction: float, problems: list[Problem]
+) -> dict[str, str]:
+    """Name → split, of a table's words for them; a share is held out where none is for val.
+
+    A word that is none of a split's is a problem: an image that a slip of the pen kept out of both
+    splits would be missed by nobody.
+    """
+    splits = {}
+    for name, word in words.items():
+        split = split_of(word)
+        if split:
+            splits[name] = split
+        elif word:
+            problems.append(
+                Problem(uri, f"names the split {word} for {name}; it takes train, val or test")
+            )
+        else:
+            problems.append(Problem(uri, f"names no split for {name}"))
+    return hold_out(splits, val_fraction)
 
 
 def hold_out(splits: dict[str, str], val_fraction: float) -> dict[str, str]:

@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipeline.errors import DataProblems
+from pipeline.labels.base import first_few
 from pipeline.records import Classes, Problem
 from pipeline.survey.facts import ImageFacts
 from pipeline.survey.fingerprint import is_empty, is_void
-
-_NAMED = 3  # images that a note names, of all that it counts
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def _repeated(facts: Iterable[ImageFacts]) -> Iterator[Problem]:
         for split, times in Counter(one.split for one in group).items():
             if times > 1:
                 names = [one.name for one in group if one.split == split]
-                yield Problem(names[0], f"is the same image as {_named(names[1:])} in {split}")
+                yield Problem(names[0], f"is the same image as {first_few(names[1:])} in {split}")
 
 
 def _empty(
@@ -143,7 +142,7 @@ def _empty(
     for (split, nothing), some in sorted(names.items()):
         what = "nothing" if nothing else "nothing but background"
         why = f": every pixel is void{_on_void(void)}" if nothing else ""
-        yield Problem(uri, f"labels {what} in {len(some)} of {split}: {_named(some)}{why}")
+        yield Problem(uri, f"labels {what} in {len(some)} of {split}: {first_few(some)}{why}")
 
 
 def _remarks(uri: str, facts: Iterable[ImageFacts]) -> Iterator[Problem]:
@@ -155,7 +154,7 @@ def _remarks(uri: str, facts: Iterable[ImageFacts]) -> Iterator[Problem]:
             times[remark.what] += remark.times
             names[remark.what].append(one.name)
     for what in sorted(times):
-        yield Problem(uri, f"has {what}: {times[what]:,} in {_named(names[what])}")
+        yield Problem(uri, f"has {what}: {times[what]:,} in {first_few(names[what])}")
 
 
 def _absent(uri: str, facts: Sequence[ImageFacts], classes: Classes) -> Iterator[Problem]:
@@ -173,9 +172,3 @@ def _same_content(facts: Iterable[ImageFacts]) -> list[list[ImageFacts]]:
     for one in sorted(facts, key=lambda one: (one.split, one.name)):
         groups[one.content].append(one)
     return [group for group in groups.values() if len(group) > 1]
-
-
-def _named(names: Sequence[str]) -> str:
-    """The first few of many names, and how many more there are."""
-    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
