@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jobs._console import human_bytes, human_seconds
 from jobs._log import Log, log_to
-from jobs._main import DONE, TOO_MANY_REJECTS, run_job, stopped_by, watched
+from jobs._main import DONE, TOO_MANY_REJECTS, fail, run_job, stopped_by, watched
 from pipeline.config import PredictSettings
 from pipeline.errors import StoppedError
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:  # Ray and PyTorch are imported when there is work for them
     from pipeline.distributed.metering import Meter
     from pipeline.distributed.story import Progress
     from pipeline.tables.lease import Lease
+
+
+_SHOWN_REJECTS = 3
 
 
 def work(settings: PredictSettings) -> int:
@@ -72,21 +75,22 @@ def _work(
             except StoppedError as stopped:
                 log.warn("stopped", f"{stopped}; the same command goes on where this one ended")
                 return stopped_by(stopped.signal)
-            _tell_result(log, final, settings.output)
+            _tell_result(log, job, final)
             rejects, done = rejects + final.rejects, done + final.done
             renew = renew and not planned.renews_enough
             going_on = planned.resumed is not None
     pruned = _prune(log, job, lease) if settings.prune else 0
     if not done and not pruned:
         log.tell("done", "nothing to do")
-    share = rejects / done if done else 0.0
+    # Of all attempts of a run; and a failure is none the less one when nothing is left to do.
+    share = max(rejects / done if done else 0.0, job.reject_share)
     if share > settings.max_reject_share:
-        print(
-            f"error: {share:.0%} of the images were rejected, over the limit of "
-            f"{settings.max_reject_share:.0%}; see {settings.output}/rejects",
-            file=sys.stderr,
+        text = (
+            f"{share:.0%} of the images of the last run were rejected, over the limit of "
+            f"{settings.max_reject_share:.0%}; see {settings.output}/rejects; --retry-rejects "
+            "tries them again, a larger --max-reject-share takes them as they are"
         )
-        return TOO_MANY_REJECTS
+        return fail(settings, text, TOO_MANY_REJECTS)
     return DONE
 
 
@@ -165,7 +169,8 @@ def _how_long(planned: "Work") -> str:
     return f", about {human_seconds(planned.seconds)} at the rate of the last run"
 
 
-def _tell_result(log: Log, final: "Progress", output: str) -> None:
+def _tell_result(log: Log, job: "Backfill", final: "Progress") -> None:
+    output = job.settings.output
     log.table(
         "result",
         ["images", "objects", "rejects", "megapixels", "seconds", "images/s", "first commit after"],
@@ -174,10 +179,10 @@ def _tell_result(log: Log, final: "Progress", output: str) -> None:
                 final.images,
                 final.objects,
                 final.rejects,
-                round(final.pixels / 1e6, 1),
-                round(final.seconds, 1),
-                round(final.done / final.seconds, 1) if final.seconds else 0,
-                round(final.first_commit_seconds or 0, 1),
+                round(final.pixels / 1e6, 3),
+                round(final.seconds, 3),
+                round(final.done / final.seconds, 3) if final.seconds else 0,
+                round(final.first_commit_seconds or 0, 3),
             ]
         ],
     )
@@ -185,9 +190,11 @@ def _tell_result(log: Log, final: "Progress", output: str) -> None:
         codes = ", ".join(f"{code} {n:,}" for code, n in sorted(final.reject_codes.items()))
         log.tell(
             "rejects",
-            f"rejected: {codes}; the reasons are in {output}/rejects",
+            f"rejected: {codes}; the reasons are in {output}/rejects, such as",
             **dict(final.reject_codes),
         )
+        for one in job.some_rejects(_SHOWN_REJECTS):
+            log.tell("reject", f"  {one['uri']}: {one['code']}: {one['message']}", **one)
     log.tell("output", f"output dataset: {output}", output=output)
 
 

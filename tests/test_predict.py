@@ -183,7 +183,33 @@ def test_too_many_rejects_is_exit_3(
         (images / f"{i}.png").write_bytes(encode_image(image, FORMATS[0])[: 10**6 if i else 30])
     given = settings(str(images), trained, tmp_path / "out", max_reject_share=0.2)
     assert predict.work(given) == 3
-    assert "33% of the images were rejected, over the limit of 20%" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "33% of the images of the last run were rejected, over the limit of 20%" in told.err
+    assert f"{images}/0.png: corrupt: " in told.out
+    # The same command again is what a cluster does with a job that has failed.
+    assert Backfill(given).last_success is None
+    assert predict.work(given) == 3
+    assert predict.work(given.model_copy(update={"max_reject_share": 0.5})) == 0
+    (images / "0.png").write_bytes(encode_image(make_scene(40, 50, 4, 9).image, FORMATS[0]))
+    assert predict.work(given) == 0
+    assert Backfill(given).last_success is not None
+
+
+def test_files_of_others_in_the_output_stay(trained: str, images: str, tmp_path: Path) -> None:
+    theirs = tmp_path / "taken/objects/2025/mine.parquet"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"x")
+    with pytest.raises(DatasetError, match=r"holds objects and no dataset\.json"):
+        predict.work(settings(images, trained, tmp_path / "taken"))
+    assert [path for path in (tmp_path / "taken").rglob("*") if path.is_file()] == [theirs]
+    beside = [
+        tmp_path / "out" / name for name in ("notes.txt", ".rc.20240101", "counts/my.parquet")
+    ]
+    assert predict.work(settings(images, trained, tmp_path / "out")) == 0
+    for path in beside:
+        path.write_bytes(b"x")
+    assert predict.work(settings(images, trained, tmp_path / "out", retry_rejects=True)) == 0
+    assert all(path.read_bytes() == b"x" for path in beside)
 
 
 def test_a_manifest_with_a_missing_image(trained: str, tmp_path: Path) -> None:
@@ -200,7 +226,9 @@ def test_a_manifest_with_a_missing_image(trained: str, tmp_path: Path) -> None:
 
 def test_other_results_are_not_mixed_in(output: Path, images: str, trained: str) -> None:
     given = settings(images, trained, output, vote_blur=0.9)
-    with pytest.raises(DatasetError, match=r"vote-blur None, not 0\.9: give another --output, or"):
+    with pytest.raises(
+        DatasetError, match=r"vote-blur as by default, not 0\.9: give another --output, or"
+    ):
         Backfill(given)
     with Backfill(settings(images, trained, output, workers=1)).plan() as work:
         assert work.nothing
@@ -218,7 +246,9 @@ def test_who_waited_for_the_lease_looks_again(
     OutputDataset.open(str(waited)).calibrate(learned)
     before = files(waited)
     with (
-        pytest.raises(DatasetError, match=r"vote-blur None, not 0\.9: give another --output"),
+        pytest.raises(
+            DatasetError, match=r"vote-blur as by default, not 0\.9: give another --output"
+        ),
         other.lease(print, print),
     ):
         pytest.fail("it may write")

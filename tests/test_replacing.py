@@ -219,7 +219,10 @@ def test_other_results_are_refused_with_what_differs(
     assert run_job(PredictSettings, predict.work, given) == 1
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    assert "holds the results of min-area None, not 33: give another --output, or --replace" in line
+    assert (
+        "holds the results of min-area as by default, not 33: give another --output, or --replace"
+        in line
+    )
     text = (scene.output / "dataset.json").read_text()
     model = OutputDataset.open(str(scene.output)).spec.model
     (scene.output / "dataset.json").write_text(text.replace(model, "another"))

@@ -151,18 +151,18 @@ def copy_into_another_partition(output: Path, shard: str) -> None:
 
 
 def leave_an_orphan(output: Path, shard: str) -> None:
-    shutil.copy(file_of(output, "masks", shard), file_of(output, "masks", "never"))
+    shutil.copy(file_of(output, "masks", shard), file_of(output, "masks", "0" * 16))
 
 
 def leave_a_temporary_file(output: Path, shard: str) -> None:
-    file_of(output, "masks", shard).with_name(".x.parquet.0123abcd").write_bytes(b"half")
+    file_of(output, "masks", shard).with_name(".x.parquet.tessera-0123abcd").write_bytes(b"half")
 
 
 def leave_temporary_files_elsewhere(output: Path, shard: str) -> None:
     (output / "_replaced").mkdir(exist_ok=True)
-    (output / "_replaced/.x.parquet.0123abcd").write_bytes(b"half")
-    (next((output / "_runs").iterdir()) / ".run.json.0123abcd").write_bytes(b"half")
-    (output / ".dataset.json.0123abcd").write_bytes(b"half")
+    (output / "_replaced/.x.parquet.tessera-0123abcd").write_bytes(b"half")
+    (next((output / "_runs").iterdir()) / ".run.json.tessera-0123abcd").write_bytes(b"half")
+    (output / ".dataset.json.tessera-0123abcd").write_bytes(b"half")
 
 
 def remove_images(output: Path, shard: str) -> None:
@@ -205,9 +205,9 @@ GROUPS: dict[str, list[tuple[Damage, str, str]]] = {
         (copy_into_another_partition, "disagree", "SHARD lies in site=b, and was planned for"),
     ],
     "litter": [
-        (leave_an_orphan, "orphan", "masks/site=a/never.parquet"),
-        (leave_a_temporary_file, "orphan", "masks/site=a/.x.parquet.0123abcd"),
-        (leave_temporary_files_elsewhere, "orphan", "_replaced/.x.parquet.0123abcd"),
+        (leave_an_orphan, "orphan", "masks/site=a/0000000000000000.parquet"),
+        (leave_a_temporary_file, "orphan", "masks/site=a/.x.parquet.tessera-0123abcd"),
+        (leave_temporary_files_elsewhere, "orphan", "_replaced/.x.parquet.tessera-0123abcd"),
         (leave_a_record, "unswept", "_replaced/SHARD.parquet names no shard"),
         (leave_a_record_of_nobody, "orphan", "is of no committed shard"),
     ],

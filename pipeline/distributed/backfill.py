@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import pyarrow.compute as pc
+
 from pipeline import storage
 from pipeline.config import PredictSettings
 from pipeline.distributed.notices import without_known_notices
@@ -21,6 +23,7 @@ from pipeline.distributed.story import (
     Progress,
     last_success,
     newest_rate,
+    newest_reject_share,
     run_summary,
 )
 from pipeline.errors import DataError, LeaseLostError, StoppedError
@@ -107,6 +110,22 @@ class Backfill:
     def last_success(self) -> float | None:
         """When the newest run of this output that has finished did so, in Unix time."""
         return last_success(self.dataset.runs())
+
+    @property
+    def reject_share(self) -> float:
+        """Of the images of the newest finished run, over all its attempts."""
+        return newest_reject_share(self.dataset.runs())
+
+    def some_rejects(self, number: int) -> list[dict[str, str]]:
+        """URI, code and message of a few rejects of the newest finished run."""
+        run = next((run for run in reversed(self.dataset.runs()) if run.completed), None)
+        where = pc.field("run") == (run.id if run else "")
+        found: list[dict[str, str]] = []
+        for batch in self.dataset.snapshot().scan("rejects", ["uri", "code", "message"], where):
+            found += batch.slice(0, number - len(found)).to_pylist()
+            if len(found) == number:
+                break
+        return found
 
     @contextmanager
     def plan(self, *, renew: bool = True) -> Iterator[Work]:

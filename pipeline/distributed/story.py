@@ -165,11 +165,28 @@ def versions() -> dict[str, str]:
 
 
 def last_success(runs: Iterable[Run]) -> float | None:
-    """When the newest finished prediction had its end, in seconds of Unix time."""
+    """When the newest prediction that ended well had its end, in seconds of Unix time."""
     for run in reversed(list(runs)):
-        if run.finished and "finished" in (summary := run.summary()):
+        summary = run.summary() if run.finished else {}
+        if "finished" not in summary:
+            continue
+        if reject_share(summary) <= summary["settings"].get("max_reject_share", 1.0):
             return datetime.fromisoformat(summary["finished"]).timestamp()
     return None
+
+
+def newest_reject_share(runs: Iterable[Run]) -> float:
+    """Of the images of the newest finished prediction, over all its attempts; 0 before it."""
+    for run in reversed(list(runs)):
+        if run.finished and "rejects" in (summary := run.summary()):
+            return reject_share(summary)
+    return 0.0
+
+
+def reject_share(summary: Mapping[str, Any]) -> float:
+    """Of the images of a run."""
+    rejects, images = int(summary["rejects"]), int(summary["images"])
+    return rejects / (images + rejects) if rejects else 0.0
 
 
 def newest_rate(runs: Iterable[Run]) -> float | None:

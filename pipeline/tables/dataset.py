@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.errors import ChangedError, DatasetError
 from pipeline.records import Classes, CountCalibration
+from pipeline.tables.layout import REPLACED, RUNS
 from pipeline.tables.live import live_images
 from pipeline.tables.runs import Run, all_runs
 from pipeline.tables.schema import SCHEMAS
@@ -55,7 +56,9 @@ class OutputDataset:
         """
         uri = storage.absolute(uri)
         found = read_spec(uri)
-        if found is not None:
+        if found is None:
+            _check_free(uri)
+        else:
             fixed = "; ".join(found.layout_differences(spec))
             if fixed:
                 raise DatasetError(f"{uri} has {fixed}: give another --output")
@@ -117,3 +120,13 @@ class OutputDataset:
     def live(self, snapshot: Snapshot) -> Iterator[pa.RecordBatch]:
         """A row an image that has its result or its reject, of the LIVE schema."""
         return live_images(snapshot, self.runs())
+
+
+def _check_free(uri: str) -> None:
+    """What lies where a new dataset would be is nobody else's: its files come and go by name."""
+    taken = sorted({*SCHEMAS, RUNS, REPLACED} & set(storage.list_names(uri)))
+    if taken:
+        raise DatasetError(
+            f"{uri} holds {taken[0]} and no dataset.json: no prediction wrote it, or its "
+            "dataset.json is gone; give another --output"
+        )

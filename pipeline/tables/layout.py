@@ -6,6 +6,7 @@ _runs/<run>/                                a run's plan and story
 _lease/                                     who may write
 """
 
+import re
 from collections.abc import Iterable, Mapping
 
 from pipeline import storage
@@ -15,6 +16,7 @@ RUNS = "_runs"
 LEASE = "_lease"
 
 _SUFFIX = ".parquet"
+_SHARD = re.compile("[0-9a-f]{16}")
 
 
 def shard_file(dataset: str, table: str, partition: str, shard: str) -> str:
@@ -26,6 +28,11 @@ def shard_file(dataset: str, table: str, partition: str, shard: str) -> str:
 def record_file(dataset: str, shard: str) -> str:
     """Where it says which rows a shard replaces."""
     return storage.join(dataset, REPLACED, shard + _SUFFIX)
+
+
+def is_shard(name: str) -> bool:
+    """Whether it can be the id of a shard: a fingerprint (see `config.fingerprint`)."""
+    return _SHARD.fullmatch(name) is not None
 
 
 def shards_in(dataset: str, table: str) -> Mapping[str, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline import storage
-from pipeline.tables.layout import LEASE, by_shard, shard_file, shards_in
+from pipeline.tables.layout import LEASE, by_shard, is_shard, shard_file, shards_in
 from pipeline.tables.schema import SCHEMAS
 
 
@@ -11,14 +11,14 @@ def orphans(dataset: str) -> Iterator[str]:
     """Files of tables whose shard has no images file.
 
     They are no loss: a shard is always computed whole. Only for who holds the lease, since a shard
-    that is being written looks the same.
+    that is being written looks the same. What is not called like a shard is somebody else's.
     """
     committed = shards_in(dataset, "images")
     for table in SCHEMAS:
         # By files, since a shard may have several in one table: somebody's copy, elsewhere.
         for path in storage.list_paths(storage.join(dataset, table)):
             for shard, partition in by_shard([path]).items():
-                if committed.get(shard) != partition:
+                if is_shard(shard) and committed.get(shard) != partition:
                     yield shard_file(dataset, table, partition, shard)
 
 

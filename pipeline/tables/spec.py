@@ -41,7 +41,7 @@ class DatasetSpec(BaseModel):
         mine, theirs = _flat(self.settings), _flat(other.settings)
         for key in sorted(mine.keys() | theirs.keys()):
             if mine.get(key) != theirs.get(key):
-                yield f"{key} {mine.get(key)}, not {theirs.get(key)}"
+                yield f"{key} {_said(mine.get(key))}, not {_said(theirs.get(key))}"
 
     def layout_differences(self, other: "DatasetSpec") -> Iterator[str]:
         """What can't be replaced, since every row and file depends on it."""
@@ -81,6 +81,11 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}".replace("_", "-")
         flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
+
+
+def _said(value: object) -> object:
+    """What was left to the bundle, or to what is there by default, is None."""
+    return "as by default" if value is None else value
 
 
 def _names(spec: DatasetSpec) -> str:
