@@ -424,8 +424,13 @@ def test_a_folder_that_is_no_image(tmp_path: Path) -> None:
     path = tmp_path / "image.zarr"
     write_zarr(path, 2)
     shutil.rmtree(path / "0")
-    with pytest.raises(RejectError, match="no OME-Zarr image"):
+    with pytest.raises(RejectError, match="no OME-Zarr image") as caught:
         open_windows(str(path))
+    assert "0x" not in caught.value.message
+    empty = tmp_path / "empty.zarr"
+    empty.mkdir()
+    with pytest.raises(RejectError, match=r"no OME-Zarr image.*empty\.zarr"):
+        open_windows(str(empty))
     stack = tmp_path / "stack.zarr"
     group = zarr.open_group(str(stack), mode="w", zarr_format=2)
     group.create_array("0", data=PLANES)

@@ -13,11 +13,12 @@ from pathlib import PurePosixPath
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pipeline.config import ReaderSettings
 from pipeline.errors import RejectError
 from pipeline.images.damage import refused
+from pipeline.images.jpeg import unsupported_kind
 from pipeline.images.tiff import decode_tiff, tiff_has_palette
 from pipeline.records import Pixels
 
@@ -149,7 +150,7 @@ def limited(max_pixels: int) -> Admit:
 
 def _decode_with_pillow(data: bytes, admit: Admit, as_indices: bool) -> Pixels:
     Image.MAX_IMAGE_PIXELS = None  # the limit is ours, checked before any pixel is decoded
-    with Image.open(io.BytesIO(data), formats=["PNG", "JPEG"]) as image:
+    with _open_with_pillow(data) as image:
         admit(image.height, image.width)
         if image.format == "PNG" and _png_is_deep_colour(data):
             return _drop_alpha(imagecodecs.png_decode(data))
@@ -164,6 +165,17 @@ def _decode_with_pillow(data: bytes, admit: Admit, as_indices: bool) -> Pixels:
         if image.mode in ("LA", "La"):
             return _with_channel_axis(np.asarray(image.convert("L")))
         return np.asarray(image.convert("RGB"))
+
+
+def _open_with_pillow(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=["PNG", "JPEG"])
+    except UnidentifiedImageError as error:  # says nothing but the address of the bytes
+        kind = unsupported_kind(data)
+        if kind is not None:
+            raise RejectError("layout", f"is {kind}, which is not supported") from error
+        name = detect_format(data)
+        raise RejectError("corrupt", f"damaged {name}: its header is not that of one") from error
 
 
 def _png_is_deep_colour(data: bytes) -> bool:

@@ -162,7 +162,7 @@ class DoorStore(Store):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DoorStore) and other.uri == self.uri
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.uri
 
     @property
