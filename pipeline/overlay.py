@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 from pipeline import storage
 from pipeline.config import ReaderSettings
 from pipeline.drawing import Picture, draw, frame, grid, legend, outline
-from pipeline.errors import DatasetError
-from pipeline.images.windows import LevelChoice, open_windows, read_whole
+from pipeline.errors import DatasetError, MissingError, RejectError
+from pipeline.images.windows import LevelChoice, WindowedImage, open_windows, read_whole
 from pipeline.records import Box, ObjectMask, Pixels
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.masks import decode_window
@@ -25,7 +25,7 @@ def draw_sheet(dataset: OutputDataset, images: int, side: int) -> Picture:
 
     Raises:
         DatasetError: no image is done yet.
-        TesseraError: an image can't be read again from where it was.
+        StorageError: the store does not answer; an image that is gone is told in its place.
     """
     columns = ["image_id", "uri", "height", "width", "n_objects"]
     table = dataset.read("images", columns).sort_by("uri")
@@ -38,26 +38,43 @@ def draw_sheet(dataset: OutputDataset, images: int, side: int) -> Picture:
     return np.vstack([sheet, legend(dataset.classes, sheet.shape[1])])
 
 
-def _cell(dataset: OutputDataset, row: dict[str, object], side: int) -> Picture:
-    uri, height, width = str(row["uri"]), int(str(row["height"])), int(str(row["width"]))
-    box = _shown(height, width)
-    where = pc.field("image_id") == row["image_id"]
+def _cell(dataset: OutputDataset, row: dict[str, Any], side: int) -> Picture:
+    name, size = storage.name_of(row["uri"]), (row["height"], row["width"])
+    try:
+        image = _open(row["uri"], dataset.spec.settings)
+        if image.shape[:2] != size:
+            return _placeholder(side, f"{name}: changed")
+        box = _shown(*size)
+        picture = _picture(dataset, row["image_id"], image.read(box), box, side)
+    except MissingError:
+        return _placeholder(side, f"{name}: gone")
+    except RejectError:  # it could be read once
+        return _placeholder(side, f"{name}: changed")
+    middle = "" if box == (0, 0, *size) else ", its middle"
+    return frame(picture, side, f"{name}: {row['n_objects']} objects{middle}")
+
+
+def _placeholder(side: int, caption: str) -> Picture:
+    """In the place of an image that is no longer what the dataset says of it."""
+    return frame(np.zeros((side, side, 3), np.uint8), side, caption)
+
+
+def _picture(dataset: OutputDataset, image_id: str, pixels: Pixels, box: Box, side: int) -> Picture:
+    """What is shown of an image, with its objects."""
+    where = pc.field("image_id") == image_id
     for low, high, first, last in (("y0", "y1", box.y0, box.y1), ("x0", "x1", box.x0, box.x1)):
         where = where & (pc.field(low) < last) & (pc.field(high) > first)
     columns = ["y0", "x0", "y1", "x1", "semantic", "instances", "object_ids"]
     semantic, instances = decode_window(dataset.read("masks", columns, where).to_pylist(), box)
-    pixels = _read(uri, box, dataset.spec.settings)
     scale = side / max(semantic.shape)
-    if dataset.spec.overlapping:
-        picture = draw(pixels, semantic, np.zeros_like(instances), dataset.classes, scale)
-        columns = ["object_id", "class_id", *WHOLE_COLUMNS]
-        rows = dataset.read("objects", columns, where).to_pylist()
-        objects = [_moved(whole_object(row), box) for row in rows]
-        outline(picture, objects, dataset.classes, scale)
-    else:
-        picture = draw(pixels, semantic, instances, dataset.classes, scale)
-    middle = "" if box == (0, 0, height, width) else ", its middle"
-    return frame(picture, side, f"{storage.name_of(uri)}: {row['n_objects']} objects{middle}")
+    if not dataset.spec.overlapping:
+        return draw(pixels, semantic, instances, dataset.classes, scale)
+    picture = draw(pixels, semantic, np.zeros_like(instances), dataset.classes, scale)
+    columns = ["object_id", "class_id", *WHOLE_COLUMNS]
+    rows = dataset.read("objects", columns, where).to_pylist()
+    objects = [_moved(whole_object(row), box) for row in rows]
+    outline(picture, objects, dataset.classes, scale)
+    return picture
 
 
 def _moved(one: ObjectMask, box: Box) -> ObjectMask:
@@ -74,9 +91,8 @@ def _shown(height: int, width: int) -> Box:
     return Box(y, x, min(y + _MIDDLE, height), min(x + _MIDDLE, width))
 
 
-def _read(uri: str, box: Box, settings: dict[str, Any]) -> Pixels:
+def _open(uri: str, settings: dict[str, Any]) -> WindowedImage:
     """As it was read for the prediction."""
     reader = ReaderSettings.model_validate(settings["reader"] | {"allow_misnamed": True})
     choice = LevelChoice(settings.get("level", 0), settings.get("mpp"))
-    image = open_windows(uri, choice) or read_whole(uri, -1, reader)
-    return image.read(box)
+    return open_windows(uri, choice) or read_whole(uri, -1, reader)

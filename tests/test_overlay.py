@@ -1,0 +1,67 @@
+"""The picture of a dataset shows what is still there, and says what is not."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from pipeline import overlay
+from pipeline.config import ReaderSettings
+from pipeline.drawing import Picture
+from pipeline.predicting.objects import measure_objects
+from pipeline.records import PredictedImage, Segmentation, SourceImage
+from pipeline.synthetic import CLASSES
+from pipeline.tables.dataset import OutputDataset
+from pipeline.tables.shard import Provenance, commit_shard
+from pipeline.tables.spec import DatasetSpec
+
+NAMES = ("a.tif", "b.tif", "c.tif", "d.tif")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> OutputDataset:
+    """Four images alike, each with one object."""
+    spec = DatasetSpec(
+        classes=CLASSES, model="model", settings={"reader": ReaderSettings().model_dump()}
+    )
+    found = OutputDataset.accepting(str(tmp_path / "out"), spec)
+    found.create()
+    instances = np.zeros((60, 80), np.int32)
+    instances[20:40, 30:50] = 1
+    pixels = (instances[..., None] * 150 + 50).astype(np.uint8)
+    segmentation = Segmentation(
+        (instances * 2).astype(np.uint8), instances, np.array([2], np.uint8), np.ones(1, np.float32)
+    )
+    images = []
+    for name in NAMES:
+        tifffile.imwrite(tmp_path / name, pixels[..., 0])
+        source = SourceImage(name, str(tmp_path / name), "1", 1)
+        measures = measure_objects(instances, pixels, 1)
+        images.append(PredictedImage(source, pixels.shape, segmentation, measures))
+    commit_shard(found.uri, images, [], CLASSES, Provenance("shard", "run", "model"))
+    return found
+
+
+def test_images_that_are_gone_or_changed_are_told_in_their_place(
+    dataset: OutputDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    real = overlay.frame
+
+    def frame(picture: Picture, side: int, caption: str) -> Picture:
+        told.append(caption)
+        assert picture.any() == caption.endswith("objects")
+        return real(picture, side, caption)
+
+    monkeypatch.setattr(overlay, "frame", frame)
+    before = overlay.draw_sheet(dataset, 4, 200)
+    assert told == [f"{name}: 1 objects" for name in NAMES]
+    (tmp_path / "b.tif").unlink()
+    tifffile.imwrite(tmp_path / "c.tif", np.zeros((80, 60), np.uint8))
+    (tmp_path / "d.tif").write_bytes(b"II*\0 no longer an image")
+    told.clear()
+    after = overlay.draw_sheet(dataset, 4, 200)
+    assert told == ["a.tif: 1 objects", "b.tif: gone", "c.tif: changed", "d.tif: changed"]
+    assert after.shape == before.shape
+    assert np.array_equal(after[:206, :206], before[:206, :206])
