@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from pipeline.predicting.objects import measure_objects
+from pipeline.predicting.merging import merge_sums
+from pipeline.predicting.objects import ObjectSums, measure_objects, measures_of
 from pipeline.synthetic import make_scene
 
 
@@ -28,6 +29,30 @@ def test_every_measure_by_definition() -> None:
         assert found.intensity_stds[i] == pytest.approx(values.std(0), abs=1e-2)
         at_border = y.min() == 0 or x.min() == 0 or y.max() == 119 or x.max() == 149
         assert found.truncated[i] == at_border
+
+
+@pytest.mark.parametrize("side", [1 << 12, 1 << 16, 1 << 18])
+def test_an_object_of_any_size_has_the_measures_of_its_parts(side: int) -> None:
+    """A square of 16 by 16 parts, of which all is known; its moments may not fit in 64 bits."""
+    n = side // 16
+    corners = np.array([(y, x) for y in range(0, side, n) for x in range(0, side, n)])
+    line, squares = n * (n - 1) // 2, n * (n - 1) * (2 * n - 1) // 6
+    moments = [n * line, n * line, n * squares, n * squares, line * line]
+    count = len(corners)
+    nothing = np.zeros((count, 1))
+    parts = ObjectSums(
+        boxes=np.concatenate([corners, corners + n], 1),
+        areas=np.full(count, n * n),
+        moments=np.tile(np.array(moments), (count, 1)),
+        values=nothing,
+        squares=nothing,
+    )
+    found = measures_of(merge_sums(parts, np.zeros(count, np.int64), 1), [""], side, side)
+    assert found.areas == [side**2]
+    assert found.centroids[0] == pytest.approx([(side - 1) / 2] * 2)
+    # A square's second moment is a twelfth of its side's square.
+    assert found.major_axes[0] == pytest.approx(4 * side / np.sqrt(12))
+    assert found.minor_axes[0] == pytest.approx(4 * side / np.sqrt(12))
 
 
 def test_rle_is_cocos_over_the_box() -> None:

@@ -7,7 +7,7 @@ Legend: G objects, N parts, R runs.
 """
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,12 @@ def merge_sums(parts: ObjectSums, owner: NDArray[np.int64], n: int) -> ObjectSum
     boxes[:, :2] = np.iinfo(np.int64).max
     np.minimum.at(boxes[:, :2], owner, parts.boxes[:, :2])
     np.maximum.at(boxes[:, 2:], owner, parts.boxes[:, 2:])
-    y, x = (parts.boxes[:, :2] - boxes[owner, :2]).T
-    area = parts.areas
-    sy, sx, syy, sxx, sxy = parts.moments.T
+    # Squares of far places may not fit in 64 bits; Python's own numbers are slow, and have no end.
+    longest = int((boxes[:, 2:] - boxes[:, :2]).max(initial=0))
+    exact: Any = np.int64 if longest**2 * int(parts.areas.sum()) < 1 << 63 else np.object_
+    y, x = (parts.boxes[:, :2] - boxes[owner, :2]).T.astype(exact)
+    area = parts.areas.astype(exact)
+    sy, sx, syy, sxx, sxy = parts.moments.T.astype(exact)
     moved = np.stack(
         [
             sy + y * area,
@@ -44,7 +47,7 @@ def merge_sums(parts: ObjectSums, owner: NDArray[np.int64], n: int) -> ObjectSum
     )
     return ObjectSums(
         boxes=boxes,
-        areas=add_up(area, owner, n),
+        areas=add_up(parts.areas, owner, n),
         moments=add_up(moved, owner, n),
         values=add_up(parts.values, owner, n),
         squares=add_up(parts.squares, owner, n),

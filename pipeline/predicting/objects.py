@@ -30,7 +30,10 @@ class ObjectSums:
     areas: NDArray[np.int64]
     """(N,) pixels."""
     moments: NDArray[np.int64]
-    """(N, 5) of y, x, y², x² and xy, from the corner of the object's box."""
+    """(N, 5) of y, x, y², x² and xy, from the corner of the object's box.
+
+    Of joined parts as Python's own numbers (dtype object) where they do not fit in 64 bits.
+    """
     values: NDArray[np.float64]
     """(N, C) of each channel, in the file's own units."""
     squares: NDArray[np.float64]
