@@ -12,6 +12,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline import storage
 from pipeline.config import CollectionSettings
 from pipeline.errors import DataError, SettingsError
 from pipeline.images import partitions
@@ -102,6 +103,22 @@ def test_a_manifest_is_a_collection(tmp_path: Path, kind: str) -> None:
     assert rows[0] == rows[1] == listed(tmp_path / "a.png")[0]
     assert (rows[2]["version"], rows[2]["size"]) == (MISSING, -1)
     assert collection.ignored == 0
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_manifest_in_a_store_names_images_beside_it(
+    bucket: str, tmp_path: Path, kind: str
+) -> None:
+    root = f"{bucket}/beside/{kind}"
+    names = ["images/a.png", "images/b::c.png", "lists/d.png"]
+    for name in names:
+        storage.write_bytes(f"{root}/{name}", b"x")
+    table = tmp_path / f"x::y.{kind}"
+    write_table(table, {"uri": ["../images/a.png", "../images/./b::c.png", "./d.png"]})
+    storage.write_bytes(f"{root}/lists/{table.name}", table.read_bytes())
+    rows = listed(f"{root}/lists/{table.name}")
+    assert [row["uri"] for row in rows] == [f"{root}/{name}" for name in names]
+    assert [row["size"] for row in rows] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

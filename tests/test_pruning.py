@@ -135,6 +135,20 @@ def test_images_of_another_input_stay(scene: Scene, tmp_path: Path) -> None:
     scene.assert_whole()
 
 
+def test_an_input_is_known_however_it_is_spelled(scene: Scene) -> None:
+    (run,) = (scene.output / "_runs").glob("*/run.json")
+    spelled = f"file://{scene.images}/"
+    run.write_text(run.read_text().replace(f'"{scene.images}"', f'"{spelled}"'))  # as before
+    remove(scene, "site-a/0.png")
+    scene.predict(prune=True)
+    assert names(scene.output) == GOOD[1:]
+    remove(scene, "site-a/2.png")
+    given = scene.settings(prune=True).model_copy(update={"input": spelled})
+    assert predict.work(given) == 0
+    assert names(scene.output) == [GOOD[1], *GOOD[3:]]
+    scene.assert_whole()
+
+
 def test_a_part_is_no_measure_of_the_whole(
     scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,27 @@ def write_all(place: str, names: list[str]) -> None:
         list(pool.map(lambda name: storage.write_bytes(f"{place}/{name}", b"x"), names))
 
 
+def test_a_place_has_one_spelling() -> None:
+    here = os.getcwd()
+    for uri in ("/a/b", "/a/b/", "/a/./c/../b", "file:///a/b/", "local:///a/b"):
+        assert storage.canonical(uri) == "/a/b"
+    assert storage.canonical("a/") == f"{here}/a"
+    for uri in ("s3://b/a/c", "s3://b/a/c/", "s3a://b/a/c//"):
+        assert storage.canonical(uri) == "s3://b/a/c"
+    assert storage.canonical("s3://b/./a//c?d::e") == "s3://b/./a//c?d::e"  # a key is as it is
+
+
+def test_a_relative_uri_is_meant_from_its_folder() -> None:
+    for folder in ("s3://b/lists/x", "/b/lists/x"):
+        root = folder.removesuffix("/lists/x")
+        assert storage.resolve("a.png", folder) == f"{folder}/a.png"
+        assert storage.resolve("./a/./b.png", folder) == f"{folder}/a/b.png"
+        assert storage.resolve("../../images/a/../b.png", folder) == f"{root}/images/b.png"
+        assert storage.resolve("s3://c/../a.png", folder) == "s3://c/../a.png"
+        assert storage.resolve("/c/../a.png", folder) == "/a.png"
+    assert storage.resolve("../../../../a.png", "s3://b/lists") == "s3://b/a.png"
+
+
 def test_a_file_is_written_read_looked_up_and_removed(place: str) -> None:
     uri = f"{place}/a/b.bin"
     assert not storage.exists(uri)

@@ -320,7 +320,7 @@ class Backfill:
         return (
             spec.kind == "predict"
             and spec.results == self.results
-            and spec.input == self.collection.uri
+            and spec.is_of(self.collection.uri)
             and spec.where == self.settings.where
         )
 

@@ -25,7 +25,7 @@ def find_gone(dataset: OutputDataset, collection: Collection) -> Gone:
 
     def planned() -> Iterator[pa.RecordBatch]:
         for run in dataset.runs():
-            if run.spec.input == collection.uri:
+            if run.spec.is_of(collection.uri):
                 yield from run.plan()
 
     return gone_images(planned(), dataset.live(dataset.snapshot()), collection.batches())

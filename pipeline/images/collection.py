@@ -64,9 +64,10 @@ class Collection:
         """Use `open_collection`.
 
         Args:
+            uri: as it was given; kept in the one spelling by which a collection is known again.
             by_name: the source lists files of any kind, of which those with an image's name count.
         """
-        self.uri = uri
+        self.uri = storage.canonical(uri)
         self.partitions = partitions
         self.listed = 0
         """Images, counted while the batches are walked through."""

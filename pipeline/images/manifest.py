@@ -46,9 +46,4 @@ def _resolved(table: ListFile, batch: pa.RecordBatch, first_row: int) -> pa.Arra
     if pc.all(has_scheme).as_py():
         return uris
     folder = table.uri.rpartition("/")[0]
-    return pa.array([_resolve(uri, folder) for uri in uris.to_pylist()], pa.string())
-
-
-def _resolve(value: str, folder: str) -> str:
-    is_absolute = "://" in value or value.startswith(("/", "~"))
-    return storage.absolute(value if is_absolute else f"{folder}/{value}")
+    return pa.array([storage.resolve(uri, folder) for uri in uris.to_pylist()], pa.string())

@@ -74,13 +74,8 @@ def open_manifest(place: Place, settings: LabelSettings, val_fraction: float) ->
 
 
 def _with_uris(folder: str, row: dict[str, str]) -> dict[str, str]:
-    named = {c: _resolve(folder, row[c]) for c in _COLUMNS if row.get(c)}
+    named = {c: storage.resolve(row[c], folder) for c in _COLUMNS if row.get(c)}
     return {key: value for key, value in row.items() if key not in _COLUMNS} | named
-
-
-def _resolve(folder: str, value: str) -> str:
-    is_absolute = "://" in value or value.startswith(("/", "~"))
-    return storage.absolute(value if is_absolute else f"{folder}/{value}")
 
 
 def _usable(uri: str, rows: list[dict[str, str]], problems: list[Problem]) -> list[dict[str, str]]:

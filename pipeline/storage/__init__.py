@@ -33,12 +33,13 @@ from pipeline.storage.listing import list_files, list_names, list_paths, walk
 from pipeline.storage.ranges import open_seekable, read_ranges
 from pipeline.storage.streams import open_file, open_output
 from pipeline.storage.unfinished import unfinished_files
-from pipeline.storage.uris import absolute, content_hash, join, name_of
+from pipeline.storage.uris import absolute, canonical, content_hash, join, name_of, resolve
 
 __all__ = [
     "StoredFile",
     "absolute",
     "arrow_filesystem",
+    "canonical",
     "content_hash",
     "copy_folder",
     "create_bytes",
@@ -58,6 +59,7 @@ __all__ = [
     "remove",
     "remove_folder",
     "remove_many",
+    "resolve",
     "stat",
     "stat_many",
     "unfinished_files",

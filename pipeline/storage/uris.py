@@ -3,10 +3,41 @@
 import hashlib
 import os
 
+_SCHEMES = {"s3a": "s3", "gcs": "gs"}
+"""Schemes of which another means the same."""
+
 
 def absolute(uri: str) -> str:
     """Local paths made absolute, so that they mean the same in every process."""
     return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
+
+
+def canonical(uri: str) -> str:
+    """The one spelling of what may be spelled in several ways.
+
+    `file:///a/b/` and `/a/./b` → `/a/b`; `s3a://bucket/a/` → `s3://bucket/a`.
+    """
+    scheme, mark, path = uri.partition("://")
+    if not mark or scheme in ("file", "local"):
+        return absolute(path if mark else uri)
+    return f"{_SCHEMES.get(scheme, scheme)}://{path.rstrip('/')}"
+
+
+def resolve(value: str, folder: str) -> str:
+    """A URI as a file in some folder names it: whole, or relative to that folder."""
+    if "://" in value or value.startswith(("/", "~")):
+        return absolute(value)
+    scheme, mark, path = folder.partition("://")
+    if not mark:
+        return absolute(f"{folder}/{value}")
+    # A store takes `..` for a part of a key's name, and nothing is above the bucket.
+    bucket, *parts = path.split("/")
+    for part in value.split("/"):
+        if part == "..":
+            parts = parts[:-1]
+        elif part != ".":
+            parts.append(part)
+    return f"{scheme}://{'/'.join([bucket, *parts])}"
 
 
 def join(uri: str, *parts: str) -> str:

@@ -66,6 +66,10 @@ class RunSpec(BaseModel):
     images: int
     shards: int
 
+    def is_of(self, collection: str) -> bool:
+        """Whether it is of the input with this canonical URI, however that was spelled."""
+        return bool(self.input) and storage.canonical(self.input) == collection
+
 
 @dataclass(frozen=True)
 class Run:
