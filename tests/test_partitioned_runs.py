@@ -70,6 +70,21 @@ def test_a_range_alone_is_computed_and_the_rest_later(output: Path) -> None:
     ]
 
 
+def test_an_image_whose_value_was_wrong_moves(trained: str, tmp_path: Path) -> None:
+    for n in range(3):
+        write_image(tmp_path / f"{n}.png", n)
+    manifest = tmp_path / "list.csv"
+    given = settings(manifest, trained, tmp_path / "out", partition=("site",))
+    for sites in ("aab", "abb", "abb"):
+        lines = [f"{n}.png,{site}" for n, site in enumerate(sites)]
+        manifest.write_text("\n".join(["uri,site", *lines]))
+        assert predict.work(given) == 0
+        found = hive(tmp_path / "out", "select uri, site from $images order by uri")
+        assert found == [(f"{tmp_path}/{n}.png", site) for n, site in enumerate(sites)]
+        assert verify.work(VerifySettings(dataset=str(tmp_path / "out"))) == 0
+    assert len(list((tmp_path / "out/_runs").iterdir())) == 3  # two commands and a sweep
+
+
 def test_duckdb_opens_only_the_files_of_the_partition(output: Path) -> None:
     files = f"read_parquet('{output}/counts/**/*.parquet', hive_partitioning = true)"
     plan = duckdb.sql(

@@ -199,6 +199,18 @@ def test_a_changed_image_says_what_it_replaces() -> None:
     assert rows[0]["shard"] != made(images(4, "new"))[1][0]["shard"]
 
 
+def test_an_image_of_another_partition_moves_there() -> None:
+    listed = [image(f"s3://b/{i}.png", site="a" if i < 2 else "b") for i in range(4)]
+    live = [*live_in("s", listed[:3]), *live_in("t", listed[3:])]
+    places = {"s": "site=a", "t": "site=b", "u": "site=b"}
+    plan, rows = made(listed, live, columns=("site",), places=places)
+    assert [(r["uri"], r["partition"], r["old_shard"]) for r in rows] == [
+        ("s3://b/2.png", "site=b", "s")
+    ]
+    assert rows[0]["old_image"] == rows[0]["image_id"]
+    assert (plan.done, plan.changed) == (3, 0)
+
+
 def test_replace_does_all_again() -> None:
     plan, rows = made(images(4), live_in("s", images(3)), replace=True)
     assert names(rows) == names(images(4))

@@ -150,6 +150,7 @@ class Backfill:
             self.collection.batches(),
             self.dataset.live(snapshot),
             partition_columns=self.partitions.names,
+            places=snapshot.shards if self.partitions.names else None,
             where=self.settings.where,
             replace=renews == "all",
             retry=snapshot.scan("rejects", ["uri"]) if renews == "rejects" else None,

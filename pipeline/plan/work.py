@@ -1,7 +1,7 @@
 """A new plan: which of the listed images have to be done, in shards."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import duckdb
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline.tables.schema import PLAN
 LIVE = pa.schema([(name, pa.string()) for name in ("uri", "image_id", "shard")])
 """What the planner needs of the rows that count; image_id stands for (uri, version)."""
 RETRY = pa.schema([("uri", pa.string())])
+_PLACES = pa.schema([(name, pa.string()) for name in ("shard", "partition")])
 _ROWS = 50_000
 
 
@@ -27,6 +28,7 @@ def plan_work(
     live: Iterable[pa.RecordBatch],
     *,
     partition_columns: tuple[str, ...] = (),
+    places: Mapping[str, str] | None = None,
     where: str | None = None,
     replace: bool = False,
     retry: Iterable[pa.RecordBatch] | None = None,
@@ -41,6 +43,8 @@ def plan_work(
     Args:
         listing: batches of `listing_schema`; walked through once.
         live: the rows that count, at least with uri, image_id and shard; walked through once.
+        places: shard → partition of what is live: an image that is listed for another one is done
+            again, there. Without any, partitions are not looked at.
         where: SQL condition on uri, version, size and the partitions.
         replace: also do again what is live.
         retry: batches with a column uri: do these again, if they are listed.
@@ -57,11 +61,10 @@ def plan_work(
             with _listing_errors(where, partition_columns):
                 repeated = _take_listing(database, listing, partition_columns, where)
             (listed,) = database.numbers("select count(*) from listed")
-            with database.incoming("rows", LIVE, live):
-                database.run("create table live as select * from rows")
+            _take_live(database, live, places or {})
             with database.incoming("rows", RETRY, retry or ()):
                 database.run("create table retry as select distinct uri from rows")
-            _find_pending(database, replace)
+            _find_pending(database, replace, "image_id, partition" if places else "image_id")
             with spool:
                 ordered = database.stream(_ORDERED, _ROWS)
                 for batch in _in_shards(ordered, images_per_shard, bytes_per_shard, results):
@@ -75,6 +78,18 @@ def plan_work(
             changed=spool.changed,
             spool=spool,
         )
+
+
+def _take_live(
+    database: Database, live: Iterable[pa.RecordBatch], places: Mapping[str, str]
+) -> None:
+    """Make the table `live` of the rows that count, each with its partition."""
+    found = pa.table([pa.array(part, pa.string()) for part in (places, places.values())], _PLACES)
+    with database.incoming("rows", _PLACES, found.to_batches()):
+        database.run("create table places as select * from rows")
+    with database.incoming("rows", LIVE, live):
+        database.run("create table live as select * from rows left join places using (shard)")
+    database.run("drop table places")
 
 
 def _take_listing(
@@ -151,14 +166,18 @@ def _listing_errors(where: str | None, partition_columns: tuple[str, ...]) -> It
         raise SettingsError(f"where {where!r}: {reason}; the columns are {names}") from error
 
 
-def _find_pending(database: Database, replace: bool) -> None:
-    """Make the tables `pending`, and `old`, a live row for each of their URIs."""
+def _find_pending(database: Database, replace: bool, key: str) -> None:
+    """Make the tables `pending`, and `old`, a live row for each of their URIs.
+
+    Args:
+        key: columns that are as they were where an image is done.
+    """
     if replace:
         database.run("alter table listed rename to pending")
     else:
         database.run(
-            """create table pending as select * from listed
-            where image_id not in (select image_id from live) or uri in (select uri from retry)"""
+            f"""create table pending as select * from listed
+            where ({key}) not in (select {key} from live) or uri in (select uri from retry)"""
         )
         database.run("drop table listed")
     chosen = "true" if replace else "uri in (select uri from pending)"
