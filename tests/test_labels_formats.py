@@ -31,7 +31,7 @@ from label_sets import (
     write_masks,
     write_semantic,
 )
-from PIL import Image
+from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
 
 from pipeline.config import LabelSettings, ReaderSettings
@@ -48,6 +48,7 @@ from pipeline.records import (
     Box,
     Label,
     PredictedImage,
+    Remark,
     Segmentation,
     SourceImage,
     thing_ids,
@@ -334,6 +335,55 @@ def test_categories_of_any_id_become_classes_in_order(tmp_path: Path) -> None:
     }
 
 
+def test_images_of_one_stem_keep_names_of_their_own(tmp_path: Path) -> None:
+    files = ["a.png", "a.tif", "b/c.png", "d/c.png", "e.png"]
+    for file in files:
+        save(tmp_path / "images" / file, picture(0))
+    data = open_data(write_json(tmp_path, coco(files, []))).check()
+    assert [image.name for image in data.images] == ["a.png", "a.tif", "b/c", "d/c", "e"]
+
+
+def test_files_of_one_split_may_repeat_names(tmp_path: Path) -> None:
+    for i in range(3):
+        save(tmp_path / f"train/part{i}/a.png", picture(i))
+    (tmp_path / "annotations").mkdir()
+    for i in range(3):
+        text = json.dumps(coco([f"part{i}/a.png"], []))
+        (tmp_path / f"annotations/train_{i}.json").write_text(text)
+    data = open_data(str(tmp_path)).check()
+    assert sorted(image.name for image in data.images) == ["a", "train/a", "train/a-2"]
+
+
+@pytest.mark.parametrize(
+    ("flag", "is_crowd"),
+    [*((one, False) for one in (0, "0", False, "false", None, 0.0)),
+     *((one, True) for one in (1, "1", True, "True", 1.0))],
+)  # fmt: skip
+def test_a_crowd_is_said_in_many_ways(tmp_path: Path, flag: object, is_crowd: bool) -> None:
+    row = {"image_id": 700, "category_id": 3, "segmentation": rectangle(2, 2, 8, 8)}
+    data = open_data(write_json(tmp_path, coco(["a.png"], [row | {"iscrowd": flag}]))).check()
+    (label,) = labels(data).values()
+    assert (label.semantic[2:8, 2:8] == (VOID if is_crowd else 1)).all()
+    assert label.instances.any() != is_crowd
+
+
+def test_whole_numbers_are_whole_numbers_however_they_are_written(tmp_path: Path) -> None:
+    row = {"image_id": "700", "category_id": 3.0, "segmentation": rectangle(2, 2, 8, 8)}
+    content = coco(["a.png"], [row])
+    content["images"][0].update(height=float(H), width=str(W))
+    (label,) = labels(open_data(write_json(tmp_path, content)).check()).values()
+    assert label.instances.sum() == 36
+
+
+def test_objects_that_cover_no_pixel_are_told(tmp_path: Path) -> None:
+    row = {"image_id": 700, "category_id": 3}
+    thin, seen = [[5.1, 5.1, 5.4, 5.1, 5.4, 5.4]], rectangle(2, 2, 8, 8)
+    rows = [row | {"segmentation": shape} for shape in (thin, seen, thin)]
+    (label,) = labels(open_data(write_json(tmp_path, coco(["a.png"], rows)))).values()
+    assert label.instances.max() == 1
+    assert label.remarks == (Remark("objects that cover no pixel and are left out", 2),)
+
+
 def test_one_file_is_split_by_name_and_an_image_may_have_no_object(tmp_path: Path) -> None:
     names = [f"{i}.png" for i in range(20)]
     for i, name in enumerate(names):
@@ -514,6 +564,19 @@ def test_pascal_voc_by_its_lists(tmp_path: Path) -> None:
 
 
 # Other laws
+
+
+def test_an_image_that_exif_turns_is_told(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    exif = Image.Exif()
+    for name, orientation in (("a", 6), ("b", 1)):
+        exif[ExifTags.Base.Orientation] = orientation
+        (tmp_path / f"images/{name}.png").unlink()
+        Image.fromarray(picture(0)).save(tmp_path / f"images/{name}.jpg", exif=exif)
+    data = open_data(str(tmp_path)).check()
+    samples = {i.name: read_sample(i, data.classes, data.void) for i in data.images}
+    assert [name for name, one in samples.items() if one.label.remarks] == ["a"]
+    assert samples["a"].pixels.shape == (H, W, 3)  # as it is stored
 
 
 def test_ids_of_32_bits_are_renumbered_in_order(tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ MASK = blocks((2, 2, 8, 8)) > 0
         ({**GOOD, "category_id": 8}, "names category 8, which the file does not hold"),
         ({**GOOD, "image_id": 8}, "names image 8, which the file does not hold"),
         ({**GOOD, "image_id": [8]}, "has no image_id and category_id"),
+        ({**GOOD, "image_id": 8.5}, "category_id (ids are whole numbers or text)"),
+        ({**GOOD, "iscrowd": "perhaps"}, "has the iscrowd perhaps, not 0 or 1"),
     ],
 )
 def test_a_wrong_annotation_is_named_by_its_place(
@@ -105,6 +107,7 @@ def test_a_wrong_annotation_is_named_by_its_place(
     [
         ({"height": H + 1}, f"images/a.png is {H + 1} x {W}, but it is {H} x {W}"),
         ({"height": -1}, "images[0] has the size -1 x"),
+        ({"height": "24.5"}, "images[0] has the size 24.5 x"),
         ({"file_name": None}, "images[0] has no id and file_name"),
         ({"file_name": "../secret.png"}, "file_name ../secret.png, outside of the folder"),
         ({"file_name": "/etc/secret.png"}, "file_name /etc/secret.png, outside of the folder"),
@@ -269,6 +272,10 @@ def test_a_manifest(tmp_path: Path) -> None:
     assert found == f"{parquet} row 2 names {tmp_path}/pictures/val/x.png, which does not exist"
     parquet.write_bytes(parquet.read_bytes()[:-20])
     assert one_line(tmp_path).startswith(f"{parquet} is not Parquet: ")
+    write_manifest(tmp_path)
+    whole = parquet.read_bytes()
+    parquet.write_bytes(whole[:4] + b"\xff" * 100 + whole[104:])  # pages, behind a good footer
+    assert one_line(tmp_path).startswith(f"{parquet} is not Parquet: ")
     parquet.unlink()
     table = tmp_path / "list.csv"
     table.write_text("image,split\na.png,train\n")
@@ -304,6 +311,16 @@ def test_object_ids(tmp_path: Path) -> None:
     assert "labels/d.tif holds ids below 0" in one_line(tmp_path)
     save(tmp_path / "labels/d.tif", np.full((H, W), 0.5, np.float32))
     assert "labels/d.tif takes one channel of integer ids, not 1 of float32" in one_line(tmp_path)
+    (tmp_path / "labels/d.tif").unlink()
+    gray = np.where(blocks((2, 2, 8, 9)) > 0, 80, 0).astype(np.uint8)
+    Image.fromarray(255 - gray).quantize(4).save(tmp_path / "labels/d.png")
+    assert one_line(tmp_path).endswith("is not black; save plain integers")
+    indexed = Image.fromarray(blocks((2, 2, 8, 9)).astype(np.uint8), "P")
+    indexed.putpalette([0, 0, 0, 200, 10, 90])  # as Pascal VOC keeps them
+    indexed.save(tmp_path / "labels/d.png")
+    data = open_data(str(tmp_path)).check()
+    found = {i.name: read_sample(i, data.classes, data.void).label for i in data.images}
+    assert np.array_equal(found["d"].instances, blocks((2, 2, 8, 9)))
 
 
 # Which format it is

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.config import ReaderSettings
 from pipeline.errors import RejectError
@@ -122,6 +122,14 @@ def alpha_of(data: bytes) -> NDArray[np.uint8] | None:
             return np.asarray(image.convert("RGBA").getchannel("A"))
     except OSError:  # JPEG, which has none, and what only tifffile reads
         return None
+
+
+def is_turned(data: bytes) -> bool:
+    """Whether a JPEG's EXIF says to show it turned or mirrored; pixels are read as stored."""
+    if detect_format(data) != "JPEG":
+        return False
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
 
 
 def check_numbers(dtype: np.dtype[np.generic]) -> None:

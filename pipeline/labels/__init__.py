@@ -4,12 +4,15 @@ A format is a module here and a line in `FORMATS`. What a format knows of an ima
 `AnnotatedImage`, as text, so that any process can read it.
 """
 
+from dataclasses import replace
+
 from pipeline.config import VAL_FRACTION, LabelSettings
 from pipeline.errors import DataError
+from pipeline.images.reader import is_turned
 from pipeline.labels import cityscapes, coco, folder, manifest, masks, semantic
 from pipeline.labels.base import AnnotatedData, Format, Place
-from pipeline.labels.files import decode
-from pipeline.records import AnnotatedImage, Classes, Label, Sample
+from pipeline.labels.files import decode_file, read_file
+from pipeline.records import AnnotatedImage, Classes, Label, Remark, Sample
 
 __all__ = ["FORMATS", "AnnotatedData", "Format", "open_data", "read_label", "read_sample"]
 
@@ -21,6 +24,8 @@ FORMATS: dict[str, Format] = {
     "cityscapes": cityscapes.FORMAT,
     "manifest": manifest.FORMAT,
 }
+
+TURNED = Remark("images that EXIF says to turn, whose pixels are taken as they are stored")
 
 
 def open_data(
@@ -47,8 +52,12 @@ def read_sample(image: AnnotatedImage, classes: Classes, void: int) -> Sample:
     Raises:
         DataError: one line that names the file and what is wrong with it.
     """
-    pixels = decode(image.image_uri)
-    return Sample(image.name, pixels, read_label(image, classes, void, pixels.shape[:2]))
+    data = read_file(image.image_uri)
+    pixels = decode_file(data, image.image_uri)
+    label = read_label(image, classes, void, pixels.shape[:2])
+    if is_turned(data):
+        label = replace(label, remarks=(*label.remarks, TURNED))
+    return Sample(image.name, pixels, label)
 
 
 def read_label(

@@ -12,6 +12,7 @@ void. What is drawn where objects overlap, and how they are kept, says `pipeline
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -20,16 +21,17 @@ from pipeline import storage
 from pipeline.config import LabelSettings, ReaderSettings
 from pipeline.errors import DataError
 from pipeline.labels.base import AnnotatedData, Format, Place
-from pipeline.labels.coco_json import CocoFile, CocoImage, Id, read_coco
+from pipeline.labels.coco_json import CocoFile, CocoImage, Id, crowd_flag, read_coco
 from pipeline.labels.coco_masks import draw
 from pipeline.labels.compose import Shape, compose
 from pipeline.labels.files import decode, unique_names
 from pipeline.labels.splits import hold_out, split_by_name, split_of
-from pipeline.records import VOID, AnnotatedImage, Classes, ClassSpec, Label, Problem
+from pipeline.records import VOID, AnnotatedImage, Classes, ClassSpec, Label, Problem, Remark
 
 _ANNOTATIONS = "annotations"
 _IMAGE_FOLDERS = ("", "images", "JPEGImages", "data")
 _NAME_WORDS = ("instances", "annotations", "coco")
+UNSEEN = "objects that cover no pixel and are left out"
 _TRIED = 5  # images that are looked for to find their folder
 
 
@@ -208,8 +210,11 @@ def _distinct(images: list[AnnotatedImage], problems: list[Problem]) -> list[Ann
             problems.append(Problem(image.image_uri, what))
             continue
         if image.name in names:
-            # The same name in the files of two splits: told apart by the split's.
-            image = replace(image, name=f"{image.split or 'other'}/{image.name}")
+            # The same name in the files of two splits: told apart by the split's, or by a number.
+            name = f"{image.split or 'other'}/{image.name}"
+            numbered = (f"{name}-{number}" for number in count(2))
+            name = next(one for one in chain([name], numbered) if one not in names)
+            image = replace(image, name=name)
         names.add(image.name)
         kept.append(image)
     return kept
@@ -223,17 +228,19 @@ def read_coco_label(
     height, width = _size(image, record["size"], shape)
     ground = np.zeros((height, width), np.uint8)
     shapes: list[Shape] = []
+    unseen = 0
     for number, class_id, annotation in record["annotations"]:
         where = f"{image.instances_uri} annotations[{number}]"
         drawn = draw(annotation["segmentation"], class_id, height, width, where)
         if drawn is None:
-            continue
-        if annotation.get("iscrowd"):
+            unseen += 1
+        elif crowd_flag(annotation.get("iscrowd")):
             box = drawn.box
             ground[box.y0 : box.y1, box.x0 : box.x1][drawn.mask] = VOID
         else:
             shapes.append(drawn)
-    return compose(shapes, ground)
+    label = compose(shapes, ground)
+    return replace(label, remarks=(Remark(UNSEEN, unseen),)) if unseen else label
 
 
 def _size(

@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 from pipeline import storage
 from pipeline.errors import DataError
@@ -18,6 +18,10 @@ from pipeline.records import Problem
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _KEYS = ("images", "annotations", "categories")
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
+_CROWD = {"0": False, "0.0": False, "false": False, "none": False,
+          "1": True, "1.0": True, "true": True}  # fmt: skip
+_IDS = " (ids are whole numbers or text)"
 
 Id = int | str
 """COCO's own ids are numbers, those of some tools are text."""
@@ -98,33 +102,36 @@ def _collect(text: str, found: CocoFile) -> set[str]:
 
 
 def _add_category(found: CocoFile, number: int, element: dict[str, Any]) -> None:
-    id, name = element.get("id"), element.get("name")
-    if not _is_id(id) or not isinstance(name, str) or not name:
-        found.report("categories", number, "has no id and name")
+    id, name = _id(element.get("id")), element.get("name")
+    if id is None or not isinstance(name, str) or not name:
+        found.report("categories", number, f"has no id and name{_IDS}")
     elif found.categories.setdefault(id, name) != name:
         found.report("categories", number, f"has the id {id} of another category")
 
 
 def _add_image(found: CocoFile, number: int, element: dict[str, Any]) -> None:
-    id, name = element.get("id"), element.get("file_name")
-    height, width = element.get("height"), element.get("width")
-    if not _is_id(id) or not isinstance(name, str) or not name:
-        found.report("images", number, "has no id and file_name")
+    id, name = _id(element.get("id")), element.get("file_name")
+    said = element.get("height"), element.get("width")
+    height, width = (_length(one) for one in said)
+    if id is None or not isinstance(name, str) or not name:
+        found.report("images", number, f"has no id and file_name{_IDS}")
     elif id in found.images:
         found.report("images", number, f"has the id {id} of {found.images[id].file_name}")
-    elif not all(n is None or (type(n) is int and n > 0) for n in (height, width)):
-        found.report("images", number, f"has the size {height} x {width}")
+    elif (height, width).count(None) > said.count(None):
+        found.report("images", number, f"has the size {said[0]} x {said[1]}")
     else:
         found.images[id] = CocoImage(id, name, height, width)
 
 
 def _add_annotation(found: CocoFile, number: int, element: dict[str, Any], text: str) -> None:
-    image_id, category_id = element.get("image_id"), element.get("category_id")
+    image_id, category_id = _id(element.get("image_id")), _id(element.get("category_id"))
     problem = segmentation_problem(element.get("segmentation"))
     if problem is not None:
         found.report("annotations", number, problem)
-    elif not _is_id(image_id) or not _is_id(category_id):
-        found.report("annotations", number, "has no image_id and category_id")
+    elif image_id is None or category_id is None:
+        found.report("annotations", number, f"has no image_id and category_id{_IDS}")
+    elif crowd_flag(element.get("iscrowd")) is None:
+        found.report("annotations", number, f"has the iscrowd {element['iscrowd']}, not 0 or 1")
     else:
         one = CocoAnnotation(number, image_id, category_id, text)
         found.annotations[image_id].append(one)
@@ -146,8 +153,24 @@ def _drop_dangling(found: CocoFile) -> None:
         found.annotations[image_id] = kept
 
 
-def _is_id(value: object) -> TypeGuard[Id]:
-    return type(value) in (int, str)
+def crowd_flag(value: object) -> bool | None:
+    """Whether `iscrowd` says so, as a number, as true or false, or as text; None if neither."""
+    return _CROWD.get(str(value).lower())
+
+
+def _id(value: object) -> Id | None:
+    """An id as a whole number where it is one, however it is written: 7, 7.0 and "7" are one."""
+    if isinstance(value, str):
+        return int(value) if _WHOLE.fullmatch(value) else value
+    if type(value) is float and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _length(value: object) -> int | None:
+    """Pixels, as `_id` reads numbers; None where there are none."""
+    length = _id(value)
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def _elements(text: str) -> Iterator[tuple[str, int, Any, str]]:

@@ -43,12 +43,18 @@ def by_stem(uri: str, problems: list[Problem]) -> dict[str, str]:
 
 
 def unique_names(paths: Sequence[str]) -> dict[str, str]:
-    """Path below a folder → name: its stem, or the path without suffix where stems repeat."""
-    repeated = {s for s, n in Counter(map(stem, set(paths))).items() if n > 1}
-    return {
-        path: str(PurePosixPath(path).with_suffix("")) if stem(path) in repeated else stem(path)
-        for path in paths
-    }
+    """Path below a folder → name: its stem, where that repeats the path without suffix, where
+    that repeats the path."""
+    distinct = set(paths)
+    bare = {path: str(PurePosixPath(path).with_suffix("")) for path in distinct}
+    stems, bares = Counter(map(stem, distinct)), Counter(bare.values())
+
+    def name(path: str) -> str:
+        if stems[stem(path)] == 1:
+            return stem(path)
+        return bare[path] if bares[bare[path]] == 1 else path
+
+    return {path: name(path) for path in paths}
 
 
 def absent(uris: Iterable[str]) -> set[str]:
@@ -75,9 +81,10 @@ def read_text(uri: str) -> str:
 def read_rows(uri: str) -> list[dict[str, str]]:
     """The rows of a CSV with a header, or of a Parquet file, as text; nothing is ''."""
     if uri.lower().endswith(".parquet"):
+        data = storage.read_bytes(uri)
         try:
-            table = pq.read_table(io.BytesIO(storage.read_bytes(uri)))
-        except pa.ArrowException as error:
+            table = pq.read_table(io.BytesIO(data))
+        except (pa.ArrowException, OSError) as error:
             raise DataError(f"{uri} is not Parquet: {str(error).splitlines()[0]}") from error
         rows = table.to_pylist()
         return [{k: "" if v is None else str(v) for k, v in row.items()} for row in rows]

@@ -53,8 +53,17 @@ def read_maps(
 
 
 def read_instances(uri: str, shape: tuple[int, ...] | None) -> InstanceMap:
-    """(H, W) object ids of a file of 8, 16 or 32 bits; very high ones are renumbered in order."""
-    ids: NDArray[np.integer] = read_ids(uri, shape)
+    """(H, W) object ids of a file of 8, 16 or 32 bits; very high ones are renumbered in order.
+
+    Raises:
+        DataError: they can't be read, or are places in a palette whose first is not black.
+    """
+    data = read_file(uri)
+    pixels = decode_file(data, uri, as_indices=True)
+    _check_shape(uri, pixels, shape)
+    ids: NDArray[np.integer] = _one_channel(uri, pixels)
+    if has_palette(data):
+        _check_palette(uri, ids, decode_file(data, uri))
     if ids.size and (ids.min() < 0 or ids.max() >= 2**63):
         raise DataError(f"{uri} holds ids below 0 or over 63 bits")
     if ids.max(initial=0) > _LARGEST_KEPT:
@@ -63,6 +72,15 @@ def read_instances(uri: str, shape: tuple[int, ...] | None) -> InstanceMap:
         renumbered: InstanceMap = numbers.astype(np.int32)[flat.reshape(ids.shape)]
         return renumbered
     return ids.astype(np.int32)
+
+
+def _check_palette(uri: str, ids: NDArray[np.integer], shown: NDArray[Any]) -> None:
+    """Refuse places in a palette that an encoder made up: which of them is background, it says."""
+    black: NDArray[np.bool_] = shown.max(-1) == 0
+    if not black[ids == 0].all() or (ids.all() and black.any()):
+        raise DataError(
+            f"{uri} has a palette in which 0, which is no object, is not black; save plain integers"
+        )
 
 
 def read_ids(uri: str, shape: tuple[int, ...] | None) -> NDArray[np.integer]:
