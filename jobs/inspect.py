@@ -46,7 +46,7 @@ def work(settings: InspectSettings) -> int:
         print(_to_json(found, chosen))
     else:
         _print(found, chosen)
-    if settings.picture:
+    if settings.picture and found.facts:  # else there is nothing to draw but the problems below
         _write_picture(found, settings.picture, settings.images)
         if not settings.json_output:
             console.print(f"\npicture: {settings.picture}", highlight=False)

@@ -11,8 +11,10 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from PIL import ExifTags, Image
 
 from jobs import inspect, train
+from jobs._main import FAILED, run_job
 from pipeline.config import (
     AugmentSettings,
     InspectSettings,
@@ -25,7 +27,7 @@ from pipeline.config import (
 from pipeline.errors import DataProblems
 from pipeline.labels import AnnotatedData, open_data, read_sample
 from pipeline.models.bundle import load_spec
-from pipeline.records import VOID, Box, ClassSpec, Label, ObjectMask, Problem, Sample
+from pipeline.records import VOID, Box, ClassSpec, Label, ObjectMask, Problem, Remark, Sample
 from pipeline.survey.configure import Configuration, configure
 from pipeline.survey.facts import CELL_SIDES, ImageFacts, measure_image
 from pipeline.survey.fingerprint import DataFingerprint
@@ -174,6 +176,45 @@ def test_every_problem_has_its_line() -> None:
     )
     assert lines([one, colour, other], channels=1)[0] == ""
     assert lines([one, other], (Problem("x.png", "is damaged"),))[0] == "x.png is damaged"
+
+
+def test_objects_on_no_class_of_things() -> None:
+    """They count nowhere; and where others have objects, pixels of things alone are a problem."""
+    good, other = facts_of(discs(64, 5, 20, "good")), facts_of(discs(64, 6, 20, "other"), "val")
+    ids = np.zeros((20, 30), np.int32)
+    ids[:5, :5], ids[5:9, :5], ids[12:, 12:] = 1, 2, 3
+    sample = scene(ids, name="some")
+    sample.label.semantic[:9] = 0
+    some = facts_of(sample)
+    assert (some.objects, some.stray, some.touching) == (1, 2, 0)
+    assert sum(some.diameters) == 1
+    assert lines([good, some, other]) == (
+        "",
+        "data has objects most of whose pixels are of no class of things, which don't count: "
+        "2 in some",
+    )
+    sample.label.semantic[:] = 0
+    all_stray = [facts_of(sample), facts_of(replace(sample, name="v"), "val")]
+    assert "has objects, but none of them on pixels of a class of things" in lines(all_stray)[0]
+    sample = scene(ids, name="pixels")
+    sample.label.instances[:] = 0
+    pixels = facts_of(sample)
+    assert lines([good, pixels, other])[0] == (
+        "pixels has pixels of cell but no object, which other images have"
+    )
+    # Without any objects it is a data set of class maps.
+    assert lines([pixels, replace(pixels, split="val", content="x")])[0] == ""
+
+
+def test_remarks_of_many_images_are_a_note_a_kind() -> None:
+    facts = [
+        replace(facts_of(discs(64, 4 + i, 20, f"n{i}")), split="val" if i else "train",
+                remarks=(Remark("oddities", i + 1),))
+        for i in range(5)
+    ]  # fmt: skip
+    assert lines(facts) == ("", "data has oddities: 15 in n0, n1, n2 and 2 more")
+    found = find_problems("data", ["train", "val"], [], (), CELLS, noted=[Problem("a", "b")])
+    assert [str(note) for note in found.notes] == ["a b"]
 
 
 def test_void_is_told_from_background() -> None:
@@ -454,6 +495,36 @@ def test_wrong_data_stops_before_any_worker_with_one_line_a_problem(
     for line, part in zip(training.value.problems, expected, strict=True):
         assert part in line
     assert not output.exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_picture_of_nothing_hides_no_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_annotated(str(tmp_path), [(40, 40)] * 2, ["train", "val"], seed=0)
+    for path in (tmp_path / "semantic").iterdir():
+        path.write_bytes(b"")
+    picture = tmp_path / "inspect.png"
+    flags = [str(tmp_path), "--picture", str(picture)]
+    assert run_job(InspectSettings, inspect.work, flags) == FAILED
+    assert capsys.readouterr().err.count("the file has no bytes") == 2
+    assert not picture.exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_readers_remark_comes_back_from_other_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_annotated(str(tmp_path), [(40, 40)] * 2, ["train", "val"], seed=0)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    path = tmp_path / "images/scene-0001.jpg"
+    Image.open(path).save(path, exif=exif)
+    cv2.imwrite(str(tmp_path / "images/more.png"), np.zeros((4, 4), np.uint8))
+    assert inspect.work(InspectSettings(data=str(tmp_path), json=True)) == 0
+    notes = [one["what"] for one in json.loads(capsys.readouterr().out)["notes"]]
+    assert "does not list 1 of 3 images, which are left out: more" in notes
+    assert any("EXIF says to turn" in note and note.endswith("1 in scene-0001") for note in notes)
 
 
 def test_the_settings_as_run_hold_every_choice(trained: str) -> None:

@@ -45,6 +45,7 @@ _FACTS = pa.struct(
         ("contrast", pa.float64()),
         ("class_pixels", _COUNTS),
         ("class_objects", _COUNTS),
+        ("stray", pa.int64()),
         ("void_pixels", pa.int64()),
         ("touching", pa.int64()),
         ("overlapping", pa.int64()),

@@ -46,7 +46,9 @@ class ImageFacts:
     class_pixels: tuple[int, ...]
     """(K,)."""
     class_objects: tuple[int, ...]
-    """(K,) objects, each of the class that most of its pixels have."""
+    """(K,) objects, each of the class that most of its pixels have; only things have any."""
+    stray: int
+    """Objects most of whose labelled pixels are of no class of things; they count nowhere else."""
     void_pixels: int
     touching: int
     """Objects with a pixel beside another object's."""
@@ -112,6 +114,7 @@ def measure_image(sample: Sample, split: str, classes: Classes) -> ImageFacts:
         contrast=_contrast(pixels, label, classes, levels[-1] - levels[0]),
         class_pixels=tuple(counts[:-1]),
         class_objects=objects.by_class,
+        stray=objects.stray,
         void_pixels=counts[-1],
         touching=objects.touching,
         overlapping=objects.overlapping,
@@ -165,6 +168,7 @@ def _class_index(semantic: SemanticMap, classes: Classes) -> NDArray[np.uint8]:
 @dataclass(frozen=True)
 class _Objects:
     by_class: tuple[int, ...]
+    stray: int
     touching: int
     overlapping: int
     diameters: tuple[int, ...]
@@ -174,10 +178,14 @@ def _measure_objects(label: Label, index: NDArray[np.uint8], classes: Classes) -
     numbers, n = _numbered(label.instances)
     if label.objects:
         areas, owners = _of_masks(label, classes)
+        stray = np.zeros(n + 1, bool)
     else:
-        areas, owners = _of_maps(numbers, n, index, len(classes))
+        areas, owners, stray = _of_maps(numbers, n, index, classes)
+    if stray.any():
+        numbers = np.where(stray[numbers], 0, numbers)
     return _Objects(
         by_class=tuple(np.bincount(owners, minlength=len(classes)).tolist()),
+        stray=int(stray.sum()),
         touching=_touching(numbers, n),
         overlapping=_overlapping(label),
         diameters=diameter_bins(2 * np.sqrt(areas / np.pi)),
@@ -198,14 +206,20 @@ def _numbered(instances: InstanceMap) -> tuple[InstanceMap, int]:
 
 
 def _of_maps(
-    numbers: InstanceMap, n: int, index: NDArray[np.uint8], k: int
-) -> tuple[NDArray[np.int64], NDArray[np.intp]]:
-    """(N,) areas and places of the classes; an object that is all void has no class."""
+    numbers: InstanceMap, n: int, index: NDArray[np.uint8], classes: Classes
+) -> tuple[NDArray[np.int64], NDArray[np.intp], NDArray[np.bool_]]:
+    """Areas and places of the classes of the objects of things, and (N + 1,) by number which ones
+    are of another class; an object that is all void has none."""
+    k = len(classes)
     inside = numbers > 0
     keys = (numbers[inside].astype(np.int64) - 1) * (k + 1) + index[inside]
     votes = np.bincount(keys, minlength=n * (k + 1)).reshape(n, k + 1)
+    owners = votes[:, :k].argmax(1)
+    is_thing = np.array([spec.kind == "thing" for spec in classes])[owners]
     known = votes[:, :k].any(1)
-    return votes[known].sum(1), votes[known, :k].argmax(1)
+    stray = np.concatenate([[False], known & ~is_thing])
+    counted = known & is_thing
+    return votes[counted].sum(1), owners[counted], stray
 
 
 def _of_masks(label: Label, classes: Classes) -> tuple[NDArray[np.int64], NDArray[np.intp]]:

@@ -73,7 +73,7 @@ def draw_survey(
     panels = [_diameters(found), _class_shares(found), _levels(facts)]
     return np.vstack(
         [
-            (sheet := grid([*cells], across) if cells else _blank(0, across * SIDE)),
+            (sheet := grid(cells, across)),
             legend(found.classes, sheet.shape[1]),
             _fit_width(grid(panels, 3), sheet.shape[1]),
         ]

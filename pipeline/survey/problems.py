@@ -60,10 +60,17 @@ def find_problems(
     problems = [Problem(uri, f"has no image of the split {split}") for split in missing]
     problems += unreadable
     problems += _nothing_to_learn(uri, facts, classes, void)
+    problems += _objects_and_classes(uri, facts, classes)
     problems += _mixed_channels(facts, channels)
     problems += _across_splits(facts)
-    notes = [*noted, *_remarks(uri, facts), *_empty(uri, facts, classes, void)]
-    notes += [*_absent(uri, facts, classes), *_repeated(facts)]
+    notes = [
+        *noted,
+        *_remarks(uri, facts),
+        *_strays(uri, facts),
+        *_empty(uri, facts, classes, void),
+        *_absent(uri, facts, classes),
+        *_repeated(facts),
+    ]
     return Findings(tuple(problems), tuple(notes))
 
 
@@ -102,6 +109,33 @@ def _on_void(void: int | None) -> str:
         f" (the value {void} means not labelled: --labels.void names another, and a class list "
         "with colours says what each stands for)"
     )
+
+
+def _objects_and_classes(
+    uri: str, facts: Sequence[ImageFacts], classes: Classes
+) -> Iterator[Problem]:
+    """Where objects are labelled, every image with pixels of things tells their objects."""
+    things = [place for place, spec in enumerate(classes) if spec.kind == "thing"]
+    if things and any(one.stray for one in facts) and not any(one.objects for one in facts):
+        yield Problem(uri, "has objects, but none of them on pixels of a class of things")
+    if not any(one.objects for one in facts):
+        return
+    for one in facts:
+        held = [classes[place].name for place in things if one.class_pixels[place]]
+        if held and not one.objects and not one.stray:
+            yield Problem(
+                one.name, f"has pixels of {held[0]} but no object, which other images have"
+            )
+
+
+def _strays(uri: str, facts: Iterable[ImageFacts]) -> Iterator[Problem]:
+    found = {one.name: one.stray for one in facts if one.stray}
+    if found:
+        yield Problem(
+            uri,
+            "has objects most of whose pixels are of no class of things, which don't count: "
+            f"{sum(found.values()):,} in {first_few(list(found))}",
+        )
 
 
 def _mixed_channels(facts: Sequence[ImageFacts], channels: int | None) -> Iterator[Problem]:
