@@ -119,6 +119,11 @@ def test_a_wrong_image_entry_is_named(tmp_path: Path, image: dict[str, Any], lin
     assert line in lines(write_json(tmp_path / "data", GOOD, **image))
 
 
+def test_annotations_of_an_image_that_is_a_problem_are_none(tmp_path: Path) -> None:
+    found = one_line(write_json(tmp_path, GOOD, height=0))
+    assert f"images[0] has the size 0 x {W}" in found
+
+
 def test_a_missing_image_and_one_that_is_annotated_twice(tmp_path: Path) -> None:
     path = write_json(tmp_path, GOOD)
     content = json.loads(path.read_text())

@@ -22,7 +22,7 @@ class LabelSettings(Section):
     classes: str | None = Field(
         None,
         description="class list: YAML as classes.yaml, CSV with name,r,g,b, or a text file with a "
-        "name or 'r g b name' a line; by default the one beside the images",
+        "name, 'id name' or 'r g b name' a line; by default the one beside the images",
     )
     palette: str | None = Field(
         None, description="colours of the classes in colour-coded maps: CSV or text as for classes"

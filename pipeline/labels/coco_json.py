@@ -57,6 +57,8 @@ class CocoFile:
     images: dict[Id, CocoImage] = field(default_factory=dict)
     annotations: dict[Id, list[CocoAnnotation]] = field(default_factory=lambda: defaultdict(list))
     """By image."""
+    refused: set[Id] = field(default_factory=set)
+    """Images that are a problem themselves, so that their annotations aren't problems, too."""
     problems: list[Problem] = field(default_factory=list)
 
     def report(self, key: str, number: int, what: str) -> None:
@@ -119,6 +121,7 @@ def _add_image(found: CocoFile, number: int, element: dict[str, Any]) -> None:
         found.report("images", number, f"has the id {id} of {found.images[id].file_name}")
     elif (height, width).count(None) > said.count(None):
         found.report("images", number, f"has the size {said[0]} x {said[1]}")
+        found.refused.add(id)
     else:
         found.images[id] = CocoImage(id, name, height, width)
 
@@ -142,6 +145,8 @@ def _drop_dangling(found: CocoFile) -> None:
     for image_id in list(found.annotations):
         kept = []
         for one in found.annotations[image_id]:
+            if image_id in found.refused:
+                continue
             if image_id not in found.images:
                 what = f"names image {image_id}, which the file does not hold"
                 found.report("annotations", one.number, what)

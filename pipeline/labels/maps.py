@@ -113,14 +113,15 @@ def _used(
     uri: str, data: bytes, ids: NDArray[np.integer], meanings: dict[int, int], legend: Legend
 ) -> Used:
     """The values of a map with their meaning, and their colours where the legend has some."""
-    found, first = np.unique(ids, return_index=True)
-    values = tuple(found.tolist())
+    values = tuple(np.unique(ids).tolist())
     colours: tuple[Color, ...] = ((-1, -1, -1),) * len(values)
     has_colours = bool(legend.colours) and ids.dtype == np.uint8
     if has_colours:
         shown = decode_file(data, uri)
-        rows = np.broadcast_to(shown, (*ids.shape, 3)).reshape(-1, 3)[first]
-        colours = tuple((r, g, b) for r, g, b in rows.tolist())
+        somewhere = np.zeros(256, np.intp)  # a pixel of each value
+        somewhere[ids.ravel()] = np.arange(ids.size)
+        rows = shown.reshape(ids.size, -1)[somewhere[list(values)]]
+        colours = tuple((r, g, b) for r, g, b in np.broadcast_to(rows, (len(values), 3)).tolist())
     named = dict(legend.colours)
     return Used(
         uri=uri,

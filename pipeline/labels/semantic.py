@@ -6,7 +6,8 @@
     classes.yaml, class_dict.csv, label_colors.txt, codes.txt or classes.txt      the classes
 
 A map is an 8-bit image of class ids, also one with a palette of its own, or in the colours of the
-class list or the palette file. Its name is the image's, or that followed by one of `_ENDINGS`.
+class list or the palette file, also in gray or by a palette (`legend` says when). Its name is the
+image's, or that followed by one of `_ENDINGS`.
 """
 
 from collections.abc import Iterator
