@@ -234,9 +234,9 @@ def test_a_frozen_holder_is_replaced_and_notices(dataset: str) -> None:
         holder.send_signal(signal.SIGSTOP)
         with hold_lease(dataset, "next", ttl=1.5, renew=0.3) as lease:
             assert lease.generation == 2
-            check_held(dataset, 2)
+            check_held(lease.hold)
             with pytest.raises(LeaseLostError):
-                check_held(dataset, 1)
+                check_held(replace(lease.hold, generation=1))
             holder.send_signal(signal.SIGCONT)
             time.sleep(1)
             lease.check()  # what the woken one writes changes nothing
@@ -251,7 +251,23 @@ def test_a_stolen_lease_is_noticed_by_itself(dataset: str) -> None:
         with pytest.raises(LeaseLostError, match="taken over"):
             lease.check()
         with pytest.raises(LeaseLostError, match="taken over"):
-            check_held(dataset, lease.generation)
+            check_held(lease.hold)
+
+
+def test_a_dataset_that_was_made_anew_is_not_that_of_before(dataset: str) -> None:
+    """Generations begin anew with it; a task of before that comes late may not commit."""
+    with hold_lease(dataset, "before") as before:
+        check_held(before.hold)
+        storage.remove_folder(dataset)
+        with pytest.raises(LeaseLostError):
+            check_held(before.hold)
+        with hold_lease(dataset, "after") as after:
+            assert after.generation == before.generation
+            check_held(after.hold)
+            with pytest.raises(LeaseLostError):
+                check_held(before.hold)
+            before.release()
+            after.check()
 
 
 def test_a_lease_that_cannot_be_renewed_is_lost(

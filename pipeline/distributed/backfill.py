@@ -301,7 +301,7 @@ class Backfill:
         graph = GraphSettings(
             dataset=self.dataset.uri,
             run=attempt.run.id,
-            lease=lease.generation,
+            lease=lease.hold,
             model_uri=self.model_uri,
             model=self.bundle.fingerprint,
             classes=self.bundle.classes,

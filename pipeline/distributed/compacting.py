@@ -81,7 +81,7 @@ def compact(
             kind="compact",
             results=dataset.spec.results,
         )
-        for _ in rewrite_all(snapshot, wave, lease.generation):
+        for _ in rewrite_all(snapshot, wave, lease.hold):
             lease.check()
             done += 1
             on_rewritten(done)

@@ -296,7 +296,7 @@ def _finish_shard(
     provenance = Provenance(shard.id, settings.run, settings.model, shard.partition)
     objects = pixels = done = 0
     codes = []
-    held = partial(check_held, settings.dataset, settings.lease)
+    held = partial(check_held, settings.lease)
     with growing_shard(settings.dataset, provenance, shard.images, held) as out:
         for source, keep, found in images:
             if isinstance(found, Rejected):

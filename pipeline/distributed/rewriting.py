@@ -12,7 +12,7 @@ import ray.data
 from pipeline.distributed.listening import listening
 from pipeline.distributed.session import data_context
 from pipeline.tables.dataset import OutputDataset
-from pipeline.tables.lease import Lease, check_held
+from pipeline.tables.lease import Hold, Lease, check_held
 from pipeline.tables.rewrite import Rewrite, plan_rows, rewrite, stale_works, sweep
 from pipeline.tables.runs import new_run
 from pipeline.tables.shard import discard_shards
@@ -33,7 +33,7 @@ class _Task:
 
 
 def rewrite_all(
-    snapshot: Snapshot, works: Sequence[Rewrite], lease: int
+    snapshot: Snapshot, works: Sequence[Rewrite], lease: Hold
 ) -> Generator[int, None, None]:
     """Write and commit every new shard; yields the bytes written of each."""
     data_context()
@@ -47,10 +47,9 @@ def rewrite_all(
         yield from cast(pa.Table, batch)["bytes"].to_pylist()
 
 
-def _rewrite(row: dict[str, Any], lease: int) -> dict[str, int]:
+def _rewrite(row: dict[str, Any], lease: Hold) -> dict[str, int]:
     task: _Task = row["item"]
-    held = partial(check_held, task.part.uri, lease)
-    return {"bytes": rewrite(task.part, task.work, held)}
+    return {"bytes": rewrite(task.part, task.work, partial(check_held, lease))}
 
 
 def sweep_all(dataset: OutputDataset, lease: Lease, check: Callable[[], None] = _go_on) -> int:
@@ -88,6 +87,6 @@ def _rewrite_stale(
     check: Callable[[], None],
 ) -> None:
     run = new_run(dataset.uri, rows, "", kind="sweep", results=dataset.spec.results)
-    for _ in listening(rewrite_all(snapshot, works, lease.generation), check):
+    for _ in listening(rewrite_all(snapshot, works, lease.hold), check):
         lease.check()
     run.finish({"run": run.id, "ended_by": "done", "shards": len(works)})

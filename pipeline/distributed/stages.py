@@ -32,6 +32,7 @@ from pipeline.models.context import network_context
 from pipeline.predicting.regions import Cutting
 from pipeline.predicting.zoom import Zoom
 from pipeline.records import Classes, Maps, Pixels, PredictedImage, Reject, SourceImage
+from pipeline.tables.lease import Hold
 
 if TYPE_CHECKING:  # imported by the processes that need it
     from pipeline.predicting.predictor import Predictor
@@ -46,8 +47,8 @@ class GraphSettings:
 
     dataset: str
     run: str
-    lease: int
-    """Generation of the lease under which shards may be committed."""
+    lease: Hold
+    """The lease under which shards may be committed."""
     model_uri: str
     model: str
     """Fingerprint of the bundle."""
@@ -227,7 +228,7 @@ class CommitShard:
             rejects,
             settings.classes,
             Provenance(block.shard, settings.run, settings.model, block.partition),
-            before_commit=partial(check_held, settings.dataset, settings.lease),
+            before_commit=partial(check_held, settings.lease),
         )
         return _row(
             ShardResult(

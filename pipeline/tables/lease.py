@@ -52,10 +52,21 @@ class Claim:
         return json.dumps(asdict(self), indent=1).encode()
 
 
+@dataclass(frozen=True)
+class Hold:
+    """What those who work for the holder of a lease, in whatever process, know it by."""
+
+    dataset: str
+    generation: int
+    token: str
+    """Of the claim: where a dataset was removed and made anew, generations begin anew as well."""
+
+
 class Lease:
     """A lease that is held, and renewed by a thread until it is released or lost.
 
     Attributes:
+        hold: what others check it by.
         generation: grows with every holder.
         lost: set when another run has taken over, or may have because no renewal got through.
     """
@@ -71,6 +82,7 @@ class Lease:
         """`created` is when the writing of its file began, by `time.monotonic`; now if None."""
         self.dataset = dataset
         self.generation = generation
+        self.hold = Hold(dataset, generation, claim.token)
         self.lost = threading.Event()
         self._claim = claim
         self._renew = renew
@@ -91,7 +103,7 @@ class Lease:
         if self.lost.is_set():
             raise _lost(self.dataset)
         try:
-            check_held(self.dataset, self.generation)
+            check_held(self.hold)
         except LeaseLostError:
             self.lost.set()
             raise
@@ -104,7 +116,8 @@ class Lease:
         # A renewal on its way must not come after; one that hangs is not waited for.
         free = self._writing.acquire(timeout=5)
         # Where this does not get through, the next run waits out the `ttl`.
-        with contextlib.suppress(StorageError):
+        with contextlib.suppress(StorageError, LeaseLostError):
+            self.check()  # the file of that name may be another's, in a dataset made anew
             self._write(replace(self._claim, released=True))
         if free:
             self._writing.release()
@@ -170,15 +183,18 @@ def hold_lease(
         lease.release()
 
 
-def check_held(dataset_uri: str, generation: int) -> None:
-    """Make sure, from any process, that a generation of the lease is still the one that holds.
+def check_held(hold: Hold) -> None:
+    """Make sure, from any process, that a lease is still the one that holds.
 
     Raises:
-        LeaseLostError: a later one does.
+        LeaseLostError: a later one does, or one of a dataset that was made anew.
         StorageError: the lease could not be looked at.
     """
-    if _newest(dataset_uri) > generation:
-        raise _lost(dataset_uri)
+    if _newest(hold.dataset) == hold.generation:
+        claim = _claim(_content(_file(hold.dataset, hold.generation)) or b"")
+        if claim is not None and claim.token == hold.token:
+            return
+    raise _lost(hold.dataset)
 
 
 def _take(
