@@ -176,6 +176,10 @@ def test_a_shards_id_is_of_its_content() -> None:
     assert len(different) == 3
     assert shard_id("r", members, ["b", "a", "b"]) == shard_id("r", members, ["a", "b"])
     assert ids[0] != {row["shard"] for row in made(images(3, "other"))[1]}
+    placed = [
+        made([image("s3://b/a.png", site=site)], columns=("site",))[1][0]["shard"] for site in "aab"
+    ]
+    assert placed[0] == placed[1] != placed[2]
 
 
 def test_what_is_done_is_not_planned() -> None:

@@ -1,7 +1,7 @@
 """One prediction command: plan or go on, compute, replace, sum up."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -182,17 +182,15 @@ class Backfill:
             on_wait=on_wait,
         ) as lease:
             self.dataset = self._accepting()  # others may have written since it was looked at
-            superseded = self.superseded
-            self._settle(lease)
-            if superseded:
-                on_closed(superseded)
+            if closed := self._settle(lease):
+                on_closed(closed)
             yield lease
 
     @property
     def superseded(self) -> int:
         """Interrupted runs of other commands, which this one closes before it writes."""
         _, others = self._unfinished(self.dataset.runs())
-        return sum(run.spec.kind not in _PARTS_OF_COMMANDS for run in others)
+        return _commands(others)
 
     def _unfinished(self, runs: list[Run]) -> tuple[Run | None, list[Run]]:
         """The interrupted run that this command goes on with, and all other interrupted ones."""
@@ -200,8 +198,8 @@ class Backfill:
         mine = next((run for run in reversed(unfinished) if self._is_mine(run)), None)
         return mine, [run for run in unfinished if run is not mine]
 
-    def _settle(self, lease: Lease) -> None:
-        """Close what other commands began, and finish their replacing.
+    def _settle(self, lease: Lease) -> int:
+        """Close what other commands began, and finish their replacing; returns how many began.
 
         Before planning and pruning: a plan names the shards whose rows it replaces, so none may
         wait while somebody else takes rows out. For the same reason nothing is swept where an
@@ -210,7 +208,7 @@ class Backfill:
         mine, others = self._unfinished(self.dataset.runs())
         swept = mine is not None or self.dataset.snapshot().swept
         if swept and not others:
-            return
+            return 0
         # Before the closing, since nobody looks any more for what a closed run has left; and
         # before the sweep, whose end hides that the removal of a shard was cut off.
         remove_orphans(self.dataset.uri)
@@ -219,6 +217,7 @@ class Backfill:
         if not swept:
             with without_known_notices(), ray_session(), unwrapped_errors():
                 sweep_all(self.dataset, lease)
+        return _commands(others)
 
     def execute(
         self, work: Work, lease: Lease, on_progress: OnProgress, on_trouble: OnTrouble
@@ -336,6 +335,11 @@ class Backfill:
         snapshot = self.dataset.snapshot()
         mine = snapshot.only(shard.id for shard in shards_of(run.plan()))
         return tally_snapshot(mine)
+
+
+def _commands(runs: Iterable[Run]) -> int:
+    """How many runs are not a part of another."""
+    return sum(run.spec.kind not in _PARTS_OF_COMMANDS for run in runs)
 
 
 def _may_go_on(stop: Stop, lease: Lease) -> None:

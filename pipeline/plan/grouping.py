@@ -8,13 +8,19 @@ from numpy.typing import NDArray
 from pipeline.config import fingerprint
 
 
-def shard_id(results: str, image_ids: Sequence[str], old_shards: Iterable[str]) -> str:
+def shard_id(
+    results: str, image_ids: Sequence[str], old_shards: Iterable[str], partition: str = ""
+) -> str:
     """Of a shard with these images, in order, that replaces rows of these shards.
 
     Args:
         results: fingerprint of the model and the settings that change results.
+        image_ids: of its images.
+        old_shards: where the rows lie that it replaces.
+        partition: where it lies itself: images may come back in another one.
     """
-    return fingerprint([results, *image_ids, *sorted(set(old_shards))])
+    place = [partition] if partition else []
+    return fingerprint([results, *image_ids, *sorted(set(old_shards)), *place])
 
 
 def shard_ends(

@@ -221,11 +221,17 @@ def _ends(rows: pa.Table, images_per_shard: int, bytes_per_shard: int) -> list[i
 
 def _named(rows: pa.Table, ends: list[int], results: str) -> pa.RecordBatch:
     images = rows["image_id"].to_pylist()
+    partitions = rows["partition"].to_pylist()
     any_old = rows["old_shard"].null_count < len(rows)
     old = rows["old_shard"].to_pylist() if any_old else []
     starts = [0, *ends[:-1]]
     ids = [
-        shard_id(results, images[start:end], (s for s in old[start:end] if s is not None))
+        shard_id(
+            results,
+            images[start:end],
+            (shard for shard in old[start:end] if shard is not None),
+            partitions[start],
+        )
         for start, end in zip(starts, ends, strict=True)
     ]
     lengths = np.diff([0, *ends])

@@ -1,7 +1,7 @@
 """The only door to files and object stores.
 
-A URI is a local path or anything that fsspec knows (`s3://bucket/key`). Credentials come from the
-backend's own chain (environment, profile, role), never from settings.
+A URI is a local path, or has a scheme that fsspec knows (`s3://bucket/key`). Credentials come from
+the backend's own chain (environment, profile, role), never from settings.
 
     uris.py        what a URI is made of
     door.py        a URI → the file system behind it, and the path there; s3.py: where it is S3
