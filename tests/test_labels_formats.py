@@ -469,6 +469,12 @@ def test_indices_with_a_palette_for_the_eye_are_values(tmp_path: Path) -> None:
         assert np.array_equal(read_map(tmp_path), ids)
 
 
+def test_black_that_begins_a_palette_for_the_eye_is_not_the_class_of_black(tmp_path: Path) -> None:
+    path = write_maps(tmp_path, "name,r,g,b\nsky,70,130,180\nroad,128,64,128\nvoid,0,0,0\n")
+    save_indexed(path, class_ids(), [(0, 0, 0), (31, 119, 180), (255, 127, 14)])
+    assert np.array_equal(read_map(tmp_path), np.where(class_ids() == 2, VOID, class_ids()))
+
+
 def test_gray_maps_are_read_by_the_grays_of_the_class_list(tmp_path: Path) -> None:
     listed = "name,r,g,b\nroad,255,255,255\nbackground,0,0,0\n"
     path = write_maps(tmp_path, listed)
@@ -505,6 +511,7 @@ def test_every_row_that_is_void_is_void(tmp_path: Path) -> None:
         ("label_colors.txt", "R G B Name\n0 0 0 background\n255 0 0\troad\n0 255 0 tree\n"),
         ("label_colors.txt", "0,0,0,background\n255,0,0,road\n\n0,255,0,tree\n"),
         ("classes.txt", "0,background\n1,road\n2,tree"),
+        ("classes.txt", "0: background\n2 - tree\n1. road"),
         ("classes.txt", "id name\n1 road\n2 tree\n0 background\n"),
         ("codes.txt", "\ufeffbackground\r\nroad\r\n# all else\r\ntree\r\n"),
     ],

@@ -228,7 +228,7 @@ def test_values_and_colours_that_differ(tmp_path: Path) -> None:
     ):
         indexed = Image.new("P", (W, H))
         indexed.putpalette(palette)
-        indexed.putpixel((0, 0), int(palette[0] > 0))
+        indexed.putpixel((0, 0), int(palette[0] > 0))  # of no class, beside a colour of one
         indexed.save(label)
         assert line in one_line(tmp_path)
     indexed = Image.new("P", (W, H), 7)

@@ -200,7 +200,8 @@ def test_objects_on_no_class_of_things() -> None:
     sample.label.instances[:] = 0
     pixels = facts_of(sample)
     assert lines([good, pixels, other])[0] == (
-        "pixels has pixels of cell but no object, which other images have"
+        "pixels has pixels of cell but no object, where other images have objects: their map is "
+        "missing or empty"
     )
     # Without any objects it is a data set of class maps.
     assert lines([pixels, replace(pixels, split="val", content="x")])[0] == ""
@@ -230,11 +231,11 @@ def test_void_is_told_from_background() -> None:
     )
     problem, note = lines([good, facts_of(nothing, "val")])
     assert problem == "data labels nothing in the images of the split val: every pixel is void"
-    assert note == "data labels nothing in 1 of val: nothing: every pixel is void"
+    assert note == "data labels nothing but void in 1 of val: nothing"
     problem, note = lines([good, facts_of(nothing), replace(good, split="val", content="x")])
     assert (problem, note) == (
         "",
-        "data labels nothing in 1 of train: nothing: every pixel is void",
+        "data labels nothing but void in 1 of train: nothing",
     )
 
 

@@ -30,10 +30,10 @@ LIST_FILES = ("class_dict.csv", "label_colors.txt", "codes.txt", "classes.txt")
 """Names under which class lists of semantic data sets are found."""
 _VOID_NAMES = {"void", "unlabelled", "unlabeled", "ignore", "ignored"}
 _BACKGROUND_NAMES = {"background", "_background_", "bg"}
-_COLOUR_LINE = re.compile(r"(\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(\S.*)")
-_ID_LINE = re.compile(r"(\d+)[\s,;:]+([^\s\d].*)")
+_COLOUR_LINE = re.compile(r"(\d{1,9})[\s,;]+(\d{1,9})[\s,;]+(\d{1,9})[\s,;]+(\S.*)")
+_ID_LINE = re.compile(r"(\d{1,9})[\s,;:.)=-]+([^\s\d].*)")
 _HEADER_LINE = re.compile(
-    r"(r(ed)?[\s,;]+g(reen)?[\s,;]+b(lue)?\b|(id|index)[\s,;:]+(name|class)\b).*", re.IGNORECASE
+    r"(r(ed)?[\s,;]+g(reen)?[\s,;]+b(lue)?\b|(id|index)[\s,;:]+(name|class)\b)", re.IGNORECASE
 )
 
 DEFAULT_CLASSES: Classes = (

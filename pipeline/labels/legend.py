@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pipeline.errors import DataError
 
 Color = tuple[int, int, int]
+_BLACK: Color = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,7 @@ def classes_meant(used: Used, legend: Legend) -> tuple[int, ...]:
     by_value, by_colour = _all_known(used.by_value), _all_known(used.by_colour)
     if by_colour and (used.coloured or legend.is_gray):
         return by_colour
-    pairs = zip(used.by_value, used.by_colour, strict=True)
-    differ = any(colour not in (None, value) for value, colour in pairs)
-    if by_value and differ and (used.coloured or (used.in_palette and by_colour)):
+    if by_value and used.in_palette and _colours_differ(used):
         raise DataError(
             f"{used.uri} means other classes by its values than by the colours of its palette; "
             "save it without a palette, or with all colours as in the class list"
@@ -84,6 +83,18 @@ def classes_meant(used: Used, legend: Legend) -> tuple[int, ...]:
         shown = _lacking(used.colours, used.by_colour)
         what += f", nor their colours in its palette: {shown}"
     raise DataError(f"{used.uri} {what}")
+
+
+def _colours_differ(used: Used) -> bool:
+    """Whether the palette speaks of classes, and of others than the values.
+
+    Most palettes for the eye begin with black: where it is all that differs, and others of their
+    colours are no classes', it does not count.
+    """
+    meant = zip(used.colours, used.by_colour, used.by_value, strict=True)
+    differing = {color for color, by_colour, by_value in meant if by_colour not in (None, by_value)}
+    is_named = None not in used.by_colour
+    return bool(differing) and (is_named or (used.coloured and differing != {_BLACK}))
 
 
 def _all_known(meant: tuple[int | None, ...]) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ def fits(place: Place) -> bool:
 
 def _may_be_folder(name: str) -> bool:
     """Names of folders may hold dots; a file is rarely named as this format's ID."""
-    return not (is_image(name) or name.startswith(".") or name.endswith(_FILES))
+    return not (is_image(name) or name.startswith(".") or name.lower().endswith(_FILES))
 
 
 def open_masks(place: Place, settings: LabelSettings, val_fraction: float) -> AnnotatedData:
@@ -129,11 +129,12 @@ def read_masks(
 def _read_mask(uri: str) -> NDArray[np.bool_]:
     """(H, W) what belongs to the object."""
     data = read_file(uri)
+    pixels: NDArray[Any] = decode_file(data, uri, as_indices=True)
     alpha = alpha_of(data)
     if alpha is not None and alpha.any() and not alpha.all():
         return alpha > 0
-    # Values as they are stored, but those of a palette: any place in it may be black.
-    pixels: NDArray[Any] = decode_file(data, uri, as_indices=not has_palette(data))
+    if has_palette(data):  # any place in it may be black
+        pixels = decode_file(data, uri)
     if detect_format(data) == "JPEG":
         pixels = pixels >= 128
     return np.asarray(pixels.any(-1))

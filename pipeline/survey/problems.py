@@ -67,7 +67,7 @@ def find_problems(
         *noted,
         *_remarks(uri, facts),
         *_strays(uri, facts),
-        *_empty(uri, facts, classes, void),
+        *_empty(uri, facts, classes),
         *_absent(uri, facts, classes),
         *_repeated(facts),
     ]
@@ -123,9 +123,8 @@ def _objects_and_classes(
     for one in facts:
         held = [classes[place].name for place in things if one.class_pixels[place]]
         if held and not one.objects and not one.stray:
-            yield Problem(
-                one.name, f"has pixels of {held[0]} but no object, which other images have"
-            )
+            what = f"has pixels of {held[0]} but no object, where other images have objects"
+            yield Problem(one.name, f"{what}: their map is missing or empty")
 
 
 def _strays(uri: str, facts: Iterable[ImageFacts]) -> Iterator[Problem]:
@@ -166,17 +165,14 @@ def _repeated(facts: Iterable[ImageFacts]) -> Iterator[Problem]:
                 yield Problem(names[0], f"is the same image as {first_few(names[1:])} in {split}")
 
 
-def _empty(
-    uri: str, facts: Iterable[ImageFacts], classes: Classes, void: int | None
-) -> Iterator[Problem]:
+def _empty(uri: str, facts: Iterable[ImageFacts], classes: Classes) -> Iterator[Problem]:
     names = defaultdict(list)
     for one in facts:
         if is_empty(one, classes):
             names[one.split, is_void(one)].append(one.name)
     for (split, nothing), some in sorted(names.items()):
-        what = "nothing" if nothing else "nothing but background"
-        why = f": every pixel is void{_on_void(void)}" if nothing else ""
-        yield Problem(uri, f"labels {what} in {len(some)} of {split}: {first_few(some)}{why}")
+        what = "nothing but void" if nothing else "nothing but background"
+        yield Problem(uri, f"labels {what} in {len(some)} of {split}: {first_few(some)}")
 
 
 def _remarks(uri: str, facts: Iterable[ImageFacts]) -> Iterator[Problem]:
