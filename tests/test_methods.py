@@ -7,7 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.config import MethodSettings
+from pipeline.config import MethodSettings, PredictSettings
+from pipeline.config.model import THRESHOLDS
+from pipeline.errors import SettingsError
 from pipeline.labels import open_data, read_label
 from pipeline.methods import build_method
 from pipeline.methods.base import Method
@@ -200,3 +202,16 @@ def test_small_specks_are_dropped_and_their_pixels_given_back() -> None:
     found = decode(method, perfect_outputs(method, label))
     assert len(found.class_ids) == 1
     assert not found.semantic[:6, :6].any()
+
+
+@pytest.mark.parametrize("name", list(THRESHOLDS))
+def test_a_method_has_the_thresholds_that_predictions_may_give(name: str) -> None:
+    assert set(build_method(MethodSettings(name=name), CLASSES).tunable) == THRESHOLDS[name]
+    given = {"foreground_threshold": 0.4, "vote_blur": 0.2, "overlap": 0.3}
+    for key, value in given.items():
+        asked = PredictSettings(input="i", model="m", output="o", **{key: value})
+        if key in THRESHOLDS[name]:
+            assert getattr(asked.decoding(MethodSettings(name=name)), key) == value
+        else:
+            with pytest.raises(SettingsError, match=f"setting {key}: means nothing to this model"):
+                asked.decoding(MethodSettings(name=name))

@@ -70,6 +70,14 @@ _LEARNED = frozenset(
 )  # fmt: skip
 
 
+THRESHOLDS: dict[str, frozenset[str]] = {
+    "semantic": frozenset(),
+    "instance": frozenset({"foreground_threshold", "vote_blur"}),
+    "proposals": frozenset({"foreground_threshold", "proposal_threshold", "overlap"}),
+}
+"""Method → the settings of its decoding that are tuned; the others of them mean nothing to it."""
+
+
 class MethodSettings(Section):
     """How the network's outputs become classes and objects."""
 

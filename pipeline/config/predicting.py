@@ -7,13 +7,22 @@ from pydantic_settings import SettingsConfigDict
 
 from pipeline.config.base import PRECISION, Precision, Section
 from pipeline.config.collection import CollectionSettings
-from pipeline.config.model import DEFAULT_REACH, MethodSettings
+from pipeline.config.model import DEFAULT_REACH, LEAST_DEPTH, THRESHOLDS, MethodSettings
 from pipeline.config.writing import WritingSettings
+from pipeline.errors import SettingsError
 
 
 def _as_number(value: object) -> object:
     """Flags are text, which a list of numbers does not know."""
     return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+_BUNDLES = "by default as in the bundle"
+_OVERRIDES = (
+    "foreground_threshold", "vote_blur", "proposal_threshold", "overlap", "min_area", "min_score",
+)  # fmt: skip
+_LATER = ("proposal_threshold", "overlap", "min_score", "mpp")
+"""Settings that the first outputs did not know, and say nothing of where they are not given."""
 
 
 class ReaderSettings(Section):
@@ -135,15 +144,37 @@ class PredictSettings(CollectionSettings, WritingSettings):
         "images",
     )
     foreground_threshold: float | None = Field(
-        None, gt=0, lt=1, description="instead of the bundle's"
-    )
-    vote_blur: float | None = Field(None, gt=0, le=2, description="instead of the bundle's")
-    min_area: int | None = Field(None, ge=1, description="instead of the bundle's")
-    min_score: float | None = Field(
         None,
-        ge=0,
+        gt=0,
         lt=1,
-        description="instead of the bundle's; objects of lower scores are left out",
+        description=f"probability from which a pixel belongs to an object; {_BUNDLES}",
+    )
+    vote_blur: float | None = Field(
+        None,
+        gt=0,
+        le=2,
+        description="of the method instance: how far votes for an object's middle are spread; more "
+        f"joins objects, less parts them; {_BUNDLES}",
+    )
+    proposal_threshold: float | None = Field(
+        None,
+        ge=LEAST_DEPTH,
+        lt=1,
+        description="of the method proposals: how deep inside its object a pixel has to be to "
+        f"propose one; more finds fewer; {_BUNDLES}",
+    )
+    overlap: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="of the method proposals: IoU from which two proposals are of one object; "
+        f"{_BUNDLES}",
+    )
+    min_area: int | None = Field(
+        None, ge=1, description=f"objects of fewer pixels are dropped; {_BUNDLES}"
+    )
+    min_score: float | None = Field(
+        None, ge=0, lt=1, description=f"objects of lower scores are left out; {_BUNDLES}"
     )
     regions: RegionSettings = RegionSettings()
     reader: ReaderSettings = ReaderSettings()
@@ -158,9 +189,17 @@ class PredictSettings(CollectionSettings, WritingSettings):
         """The bundle's method settings with this job's thresholds in their place.
 
         Those that count pixels count the network's in the bundle, and the image's here.
+
+        Raises:
+            SettingsError: it has no such threshold.
         """
-        keys = ("foreground_threshold", "vote_blur", "min_area", "min_score")
-        chosen = {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
+        chosen = {key: getattr(self, key) for key in _OVERRIDES if getattr(self, key) is not None}
+        tuned = frozenset[str]().union(*THRESHOLDS.values())
+        foreign = sorted(chosen.keys() & tuned - THRESHOLDS[method.name])
+        if foreign:
+            raise SettingsError(
+                f"setting {foreign[0]}: means nothing to this model, whose method is {method.name}"
+            )
         in_pixels = {
             "min_area": max(1, round(method.min_area / self.zoom**2)),
             "reach": round((method.reach or DEFAULT_REACH) / self.zoom),
@@ -169,16 +208,13 @@ class PredictSettings(CollectionSettings, WritingSettings):
 
     def results_settings(self) -> dict[str, Any]:
         """The settings that change results; the others only change how fast they come."""
-        keys = {
-            "precision", "views", "foreground_threshold", "vote_blur", "min_area", "min_score",
-            "regions", "reader", "level", "mpp", "zoom",
-        }  # fmt: skip
+        keys = {"precision", "views", "regions", "reader", "level", "mpp", "zoom", *_OVERRIDES}
         found = self.model_dump(mode="json", include=keys)
         for key in ("spread", "large"):
             del found["regions"][key]  # in parts is as a whole
         if found["regions"]["blend"] == "core":
             del found["regions"]["blend"]
-        for key, nothing in (("level", 0), ("mpp", None), ("zoom", 1), ("min_score", None)):
+        for key, nothing in {"level": 0, "zoom": 1, **dict.fromkeys(_LATER)}.items():
             if found[key] == nothing:  # as it was before there was a choice
                 del found[key]
         return found

@@ -86,6 +86,7 @@ class Backfill:
         self.partitions = PartitionSpec.parse(settings.partition)
         self.model_uri = storage.absolute(settings.model)
         self.bundle: BundleSpec = load_spec(self.model_uri)
+        self.method = settings.decoding(self.bundle.method)
         read_weights(self.model_uri, self.bundle)  # damaged ones stop the job before it starts
         self.collection: Collection = open_collection(settings.input, self.partitions)
         self._spec = DatasetSpec(
@@ -304,7 +305,7 @@ class Backfill:
             model_uri=self.model_uri,
             model=self.bundle.fingerprint,
             classes=self.bundle.classes,
-            method=self.settings.decoding(self.bundle.method),
+            method=self.method,
             predict=self.settings,
             bundle=self.bundle,
         )
