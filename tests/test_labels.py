@@ -56,6 +56,13 @@ def test_split_by_name_is_stable(folder: Path) -> None:
     assert before.items() <= after.items()
 
 
+def test_the_only_image_trains(folder: Path) -> None:
+    """Whatever its hash, and also where a list says so."""
+    for i in range(12):
+        (folder / "manifest.csv").write_text(f"name,split\nim{i},train\n")
+        assert [image.split for image in open_data(str(folder)).images] == ["train"]
+
+
 def test_void_is_kept_apart(tmp_path: Path) -> None:
     write_annotated(str(tmp_path), [(30, 30), (30, 30)], ["train", "val"], seed=9)
     path = tmp_path / "semantic/scene-0009.png"

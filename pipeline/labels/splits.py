@@ -102,6 +102,6 @@ def split_by_name(names: Iterable[str], val_fraction: float) -> dict[str, str]:
     ordered = sorted(place, key=lambda name: place[name])
     if not held_out and len(ordered) > 1:
         held_out = {ordered[0]}
-    if len(held_out) == len(ordered) and len(ordered) > 1:
+    if ordered and len(held_out) == len(ordered):  # one trains, in any case
         held_out.remove(ordered[-1])
     return {name: "val" if name in held_out else "train" for name in sorted(place)}
