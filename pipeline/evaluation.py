@@ -17,7 +17,7 @@ from pipeline.records import AnnotatedImage, Classes, Segmentation, thing_ids
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.lease import hold_lease
 from pipeline.tables.masks import decode_tiles
-from pipeline.tables.whole import WHOLE_COLUMNS, whole_object
+from pipeline.tables.whole_objects import WHOLE_COLUMNS, whole_object
 
 
 @dataclass(frozen=True)

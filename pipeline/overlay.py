@@ -14,7 +14,7 @@ from pipeline.images.windows import LevelChoice, WindowedImage, open_windows, re
 from pipeline.records import Box, ObjectMask, Pixels
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.masks import decode_window
-from pipeline.tables.whole import WHOLE_COLUMNS, whole_object
+from pipeline.tables.whole_objects import WHOLE_COLUMNS, whole_object
 
 _LARGE = 4096  # pixels of a side, from which only the middle of an image is drawn
 _MIDDLE = 1024

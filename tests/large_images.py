@@ -16,8 +16,8 @@ from pipeline.large.finish import finish_image
 from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep, Opened
 from pipeline.large.label import label_part
+from pipeline.large.overlapping import label_whole
 from pipeline.large.predict import keep_maps, predict_part, read_maps, read_window
-from pipeline.large.whole import label_whole
 from pipeline.methods.base import Method, OverlapMethod
 from pipeline.predicting.objects import measure_objects, measure_whole
 from pipeline.predicting.predictor import Predictor

@@ -168,8 +168,8 @@ class LabelPart:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         from pipeline.large.label import label_part
+        from pipeline.large.overlapping import label_whole
         from pipeline.large.predict import read_maps
-        from pipeline.large.whole import label_whole
         from pipeline.methods.base import OverlapMethod, PartitionMethod
 
         def work(part: Part) -> pa.Table:

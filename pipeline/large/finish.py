@@ -16,7 +16,7 @@ from pipeline.errors import TesseraError
 from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep, Opened
 from pipeline.large.label import Cut, read_cut, read_seams
-from pipeline.large.whole import ids_in_masks
+from pipeline.large.overlapping import ids_in_masks
 from pipeline.predicting.merging import add_up, encode_runs, merge_sums
 from pipeline.predicting.objects import ObjectSums, measures_of
 from pipeline.predicting.stitch import Stitching, stitch

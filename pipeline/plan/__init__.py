@@ -7,10 +7,10 @@ Batches go in and batches come out. What does not fit in memory lies in temporar
 says where), about 0.4 KB an image.
 """
 
+from pipeline.plan.completeness import Gone, gone_images, missing_images, repeated_uris
 from pipeline.plan.grouping import shard_id
 from pipeline.plan.plan import Plan
 from pipeline.plan.resume import remaining
-from pipeline.plan.whole import Gone, gone_images, missing_images, repeated_uris
 from pipeline.plan.work import plan_work
 
 __all__ = [

@@ -22,7 +22,7 @@ from pipeline.tables.layout import shard_file
 from pipeline.tables.masks import decode_tile
 from pipeline.tables.schema import SCHEMAS
 from pipeline.tables.snapshot import Snapshot
-from pipeline.tables.whole import WHOLE_COLUMNS
+from pipeline.tables.whole_objects import WHOLE_COLUMNS
 
 Tables = Mapping[str, pa.Table]
 Rows = list[dict[str, Any]]
