@@ -32,6 +32,15 @@ def test_failure_is_one_line_and_exit_1(tmp_path: Path) -> None:
         ["jobs.evaluate", "--predictions", str(tmp_path), "--data", str(tmp_path)],
         ["jobs.train", "--data", str(tmp_path), "--output", str(tmp_path / "m")],
         ["jobs.predict", "--input", str(tmp_path), "--model", "s4://x", "--output", "o"],
+        [
+            "jobs.predict",
+            "--input",
+            str(tmp_path),
+            "--model",
+            "ftp://127.0.0.1:1/x",
+            "--output",
+            "o",
+        ],
     ):
         result = run_cli(*words)
         assert result.returncode == 1, result.stderr

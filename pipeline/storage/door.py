@@ -42,7 +42,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
             kind: Any = fsspec.get_filesystem_class(scheme)
             fs = kind(use_listings_cache=False, **kind._get_kwargs_from_urls(uri))
         return fs, fs._strip_protocol(uri)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, OSError) as error:  # FTP and its like connect at once
         raise StorageError(f"{uri}: {one_line(error)}") from error
 
 
