@@ -140,6 +140,7 @@ def test_a_dataset_that_knows_no_errors_tells_none(tmp_path: Path) -> None:
     assert not {"expected", "plus_minus"} & set(chain(*count_rows(dataset, "class")))
 
 
+@pytest.mark.slow
 def test_from_a_model_to_its_counts(
     trained: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def test_a_range_alone_is_computed_and_the_rest_later(output: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_an_image_whose_value_was_wrong_moves(trained: str, tmp_path: Path) -> None:
     for n in range(3):
         write_image(tmp_path / f"{n}.png", n)

@@ -156,6 +156,7 @@ def interrupt(scene: Scene, **more: object) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_pruning_comes_between_an_interruption_and_its_end(scene: Scene) -> None:
     """The interrupted plan names a row of the shard that another image is taken out of."""
     interrupt(scene, replace=True, where=ONE)
@@ -190,6 +191,7 @@ def test_what_another_command_left_goes_where_nothing_is_to_do(
     assert "interrupted" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_enough_for_who_asks_for_no_more_than_it(
     scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:
