@@ -140,11 +140,19 @@ def _underscored(values: Mapping[str, Any]) -> dict[str, Any]:
         *sections, name = str(key).replace("-", "_").split(".")
         place = found
         for section in sections:
-            place = place.setdefault(section, {})
+            place = _section(place, section)
         if isinstance(value, Mapping):
-            place[name] = place.get(name, {}) | _underscored(value)
+            _section(place, name).update(_underscored(value))
         else:
             place[name] = value
+    return found
+
+
+def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """A section of settings, which may be given in several places."""
+    found = values.setdefault(name, {})
+    if not isinstance(found, dict):
+        raise SettingsError(f"setting {name}: is a section of settings, not {found!r}")
     return found
 
 

@@ -97,6 +97,8 @@ def test_what_stands_without_a_flag_may_stand_in_the_file(tmp_path: Path) -> Non
         ([], "netwrok: {depth: 3}", "unknown setting netwrok; did you mean network"),
         ([], "network: {depht: 3}", "unknown setting network.depht; did you mean network.depth"),
         ([], "network: 3", "setting network: .*3"),
+        ([], "network: 3\nnetwork.depth: 2", "setting network: is a section of settings, not 3"),
+        ([], "network:\nnetwork.depth: 2", "setting network: is a section of settings, not None"),
         ([], "{network: {depth: 4}, crop: 100}", "crop takes a multiple of 16 at depth 4"),
         ([], "a: [1", "is not valid YAML"),
         ([], "- 1", "takes settings as 'key: value' lines"),
