@@ -260,7 +260,7 @@ def test_one_partition_is_replaced_with_other_settings(
     assert "nothing to do" in capsys.readouterr().out
     given = words(scene.images, scene.model, scene.output)[1:]
     assert run_job(PredictSettings, predict.work, given) == 1
-    assert "min-area 40, not None" in capsys.readouterr().err
+    assert "min-area 40, not as by default" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -53,6 +53,8 @@ def list_names(uri: str) -> list[str]:
     """Names directly below a folder, sorted; none where there is no folder."""
     fs, path = open_filesystem(uri)
     try:
+        if is_s3(fs):
+            return sorted(s3_listing.names(fs, path, uri))
         entries: list[str] = retried(lambda: fs.ls(path, detail=False), uri, "list", fs, path)
     except MissingError:
         return []

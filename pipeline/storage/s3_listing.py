@@ -43,13 +43,46 @@ class _Run:
 
 def walk(fs: Any, path: str, uri: str) -> Iterator[StoredFile]:
     """Every file below an S3 path, streamed; `uri` is what errors name."""
-    bucket, key, _ = fs.split_path(path)
-    root = key.rstrip("/") + "/" if key.strip("/") else ""
-    listing = _Listing(fs, bucket, root, uri)
+    listing = _Listing(fs, *_folder(fs, path), uri)
     try:
         yield from listing.files()
     finally:
         listing.stop()
+
+
+def names(fs: Any, path: str, uri: str) -> Iterator[str]:
+    """Names directly below an S3 path.
+
+    s3fs, where there are none, goes on to list the folder above, which may hold millions and
+    which a role need not be allowed to list.
+    """
+    bucket, root = _folder(fs, path)
+    for page in _pages(fs, uri, Bucket=bucket, Prefix=root, Delimiter="/"):
+        found = [entry["Key"] for entry in page.get("Contents", [])]
+        found += [entry["Prefix"] for entry in page.get("CommonPrefixes", [])]
+        # The key that is the prefix itself is the marker of the folder.
+        yield from (key.removeprefix(root).rstrip("/") for key in found if key != root)
+
+
+def _folder(fs: Any, path: str) -> tuple[str, str]:
+    """The bucket of an S3 path, and the prefix of all that lies below it."""
+    bucket, key, _ = fs.split_path(path)
+    return bucket, key.rstrip("/") + "/" if key.strip("/") else ""
+
+
+def _pages(fs: Any, uri: str, **arguments: str) -> Iterator[Page]:
+    """Of a listing; `uri` is what errors name."""
+
+    def call() -> Page:
+        page: Page = fs.call_s3("list_objects_v2", **arguments)
+        return page
+
+    while True:
+        page = retried(call, uri, "list", fs, arguments["Bucket"])
+        yield page
+        if not page.get("IsTruncated"):
+            return
+        arguments["ContinuationToken"] = page["NextContinuationToken"]
 
 
 class _Listing:
@@ -133,19 +166,7 @@ class _Listing:
                 return
 
     def _request(self, **arguments: str) -> Iterator[Page]:
-        while True:
-            page = self._page(arguments)
-            yield page
-            if not page.get("IsTruncated"):
-                return
-            arguments["ContinuationToken"] = page["NextContinuationToken"]
-
-    def _page(self, arguments: dict[str, str]) -> Page:
-        def call() -> Page:
-            page: Page = self._fs.call_s3("list_objects_v2", Bucket=self._bucket, **arguments)
-            return page
-
-        return retried(call, self._uri, "list", self._fs, self._bucket)
+        return _pages(self._fs, self._uri, Bucket=self._bucket, **arguments)
 
     def _files_of(self, entries: list[dict[str, Any]]) -> list[StoredFile]:
         start = len(self._root)
