@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.config import LabelSettings
-from pipeline.count_errors import CONFIDENCE, Counted, expect, fit_counts
 from pipeline.counting import count
-from pipeline.judging import object_classes
 from pipeline.labels import open_data, read_label
+from pipeline.metrics.judging import object_classes
+from pipeline.metrics.true_counts import CONFIDENCE, Counted, expect, fit_counts
 from pipeline.records import thing_ids
 from pipeline.tables.dataset import OutputDataset
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.count_errors import Counted, Expected, expect
+from pipeline.metrics.true_counts import Counted, Expected, expect
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.snapshot import Snapshot
 
@@ -23,8 +23,8 @@ def count(dataset: OutputDataset, by: str) -> list[Row]:
     """Rows with objects, their area and pixels, of each class and, by `image`, of each image.
 
     Where the dataset knows how far its counts are to be trusted, also `expected`, how many objects
-    there truly are, and `plus_minus`, how far that may be off (see `count_errors`); None for a
-    class of which it is not known.
+    there truly are, and `plus_minus`, how far that may be off (see `metrics.true_counts`); None for
+    a class of which it is not known.
 
     Args:
         by: class, image or partition; a dataset without partition columns has one partition.

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.errors import DataError, DatasetError
-from pipeline.figures import Figures, summarize
-from pipeline.judging import JudgedObjects, judge_objects
 from pipeline.labels import AnnotatedData, read_label
 from pipeline.metrics import confusion
+from pipeline.metrics.figures import Figures, summarize
+from pipeline.metrics.judging import JudgedObjects, judge_objects
 from pipeline.records import AnnotatedImage, Classes, Segmentation, thing_ids
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.lease import hold_lease

@@ -62,7 +62,7 @@ def reported(classes: Iterable[ClassSpec]) -> list[ClassSpec]:
 
 @dataclass(frozen=True)
 class CountCalibration:
-    """How a class's counts relate to the truth, as annotated images tell (see `count_errors`)."""
+    """How a class's counts relate to the truth by annotated images (see `metrics.true_counts`)."""
 
     images: int
     """Annotated images that it was learned from, at least two."""

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings, TrainSettings
-from pipeline.figures import summarize
-from pipeline.judging import judge_objects, object_classes
 from pipeline.labels import open_data, read_sample
 from pipeline.methods import build_method
 from pipeline.metrics import confusion
+from pipeline.metrics.figures import summarize
+from pipeline.metrics.judging import judge_objects, object_classes
 from pipeline.models.bundle import BundleSpec
 from pipeline.models.weights import build_network
 from pipeline.records import VOID, Label, Segmentation

@@ -23,12 +23,12 @@ from pipeline.config import (
     TrainSettings,
     VerifySettings,
 )
-from pipeline.judging import judge_objects
 from pipeline.methods import build_method
 from pipeline.methods.base import FoundObject
 from pipeline.methods.proposals import ProposalMethod
 from pipeline.methods.stars import RAYS, directions, ray_in_view, ray_lengths, star_mask
 from pipeline.metrics import sum_matches
+from pipeline.metrics.judging import judge_objects
 from pipeline.models.bundle import load_spec
 from pipeline.overlaps import draw_covered, draw_objects
 from pipeline.predicting.engine import look

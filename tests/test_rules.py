@@ -12,9 +12,9 @@ FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("jobs/*.py")])
 # Each room imports only from the rooms before it.
 ROOMS = [
     "errors", "cores", "memory", "records", "overlaps", "grouping", "config", "scores", "parsing",
-    "storage", "metrics", "judging", "count_errors", "figures", "collective", "methods", "models",
-    "images", "drawing", "tables", "labels", "synthetic", "plan", "counting", "evaluation",
-    "overlay", "survey", "predicting", "exporting", "large", "training", "distributed",
+    "storage", "metrics", "collective", "methods", "models", "images", "drawing", "tables",
+    "labels", "synthetic", "plan", "counting", "evaluation", "overlay", "survey", "predicting",
+    "exporting", "large", "training", "distributed",
 ]  # fmt: skip
 
 

@@ -13,10 +13,10 @@ from pipeline.config import (
     NetworkSettings,
     NormalizeSettings,
 )
-from pipeline.judging import judge_objects
 from pipeline.methods import build_method
 from pipeline.methods.base import Method
 from pipeline.metrics import Reliability
+from pipeline.metrics.judging import judge_objects
 from pipeline.models.unet import UNet
 from pipeline.predicting.predictor import Predictor
 from pipeline.records import Label, Sample

@@ -11,9 +11,9 @@ import yaml
 
 from pipeline import storage
 from pipeline.config import TrainSettings
-from pipeline.count_errors import CONFIDENCE, Counted, expect
-from pipeline.figures import ClassFigures
 from pipeline.metrics import Reliability
+from pipeline.metrics.figures import ClassFigures
+from pipeline.metrics.true_counts import CONFIDENCE, Counted, expect
 from pipeline.models.bundle import BundleSpec
 from pipeline.records import Classes, reported
 from pipeline.training.reports import Needs, Validation

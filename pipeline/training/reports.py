@@ -8,8 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline import storage
 from pipeline.drawing import Picture
 from pipeline.errors import BundleError
-from pipeline.figures import Figures
 from pipeline.metrics import Reliability
+from pipeline.metrics.figures import Figures
 
 VALIDATION_NAME = "validation.json"
 """In a bundle: the figures of its weights in full, from which the model card is written."""

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.config import MethodSettings
-from pipeline.judging import JudgedObjects, any_true, judge_objects, scores_and_hits
 from pipeline.methods import build_method
 from pipeline.methods.base import Method
 from pipeline.metrics import sum_matches
+from pipeline.metrics.judging import JudgedObjects, any_true, judge_objects, scores_and_hits
 from pipeline.overlaps import areas_of
 from pipeline.records import thing_ids
 from pipeline.scores import relative_sizes

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pipeline.collective import rank_and_world
 from pipeline.config import RegionSettings, TrainSettings
 from pipeline.drawing import draw, grid, scaled
-from pipeline.figures import summarize
-from pipeline.judging import JudgedObjects, any_true, judge_objects, labelled_part
 from pipeline.methods.base import Method
 from pipeline.metrics import Reliability, confusion, reliability
+from pipeline.metrics.figures import summarize
+from pipeline.metrics.judging import JudgedObjects, any_true, judge_objects, labelled_part
 from pipeline.models.unet import UNet
 from pipeline.predicting.engine import TorchEngine
 from pipeline.predicting.predictor import Predictor

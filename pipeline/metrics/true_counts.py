@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from pipeline.judging import JudgedObjects
+from pipeline.metrics.judging import JudgedObjects
 from pipeline.records import CountCalibration
 
 CONFIDENCE = 0.95

@@ -7,18 +7,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.count_errors import calibrate_counts
-from pipeline.judging import JudgedObjects, scores_and_hits
-from pipeline.metrics import (
-    AP_THRESHOLDS,
-    CountError,
-    Matches,
-    Reliability,
-    count_error,
-    dice_iou,
-    reliability,
-    sum_matches,
-)
+from pipeline.metrics.counts import CountError, count_error
+from pipeline.metrics.judging import JudgedObjects, scores_and_hits
+from pipeline.metrics.matching import AP_THRESHOLDS, Matches, sum_matches
+from pipeline.metrics.pixels import dice_iou
+from pipeline.metrics.reliability import Reliability, reliability
+from pipeline.metrics.true_counts import calibrate_counts
 from pipeline.records import Classes, ClassSpec, CountCalibration, reported
 
 

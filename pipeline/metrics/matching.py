@@ -1,6 +1,6 @@
-"""How good predictions are: small pure functions over arrays.
+"""Objects matched one to one with true ones: average precision, panoptic quality.
 
-Legend: H height, W width, N true objects, M predicted objects, T thresholds, K classes, R bins.
+Legend: H height, W width, N true objects, M predicted objects, P pixels, T thresholds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -125,99 +125,3 @@ def sum_matches(matches: Iterable[Matches], thresholds: int = len(AP_THRESHOLDS)
     for one in matches:
         total = total + one
     return total
-
-
-def confusion(truth: SemanticMap, predicted: SemanticMap) -> NDArray[np.int64]:
-    """(256, 256) pixels of each true (row) and predicted (column) class, without void ones."""
-    labelled = truth != VOID
-    keys = truth[labelled].astype(np.int64) * 256 + predicted[labelled]
-    return np.bincount(keys, minlength=256 * 256).reshape(256, 256)
-
-
-def dice_iou(matrix: NDArray[np.int64], class_id: int) -> tuple[float, float]:
-    """Dice and IoU of one class from a confusion matrix; NaN where it never occurs."""
-    hit = int(matrix[class_id, class_id])
-    union = int(matrix[class_id].sum() + matrix[:, class_id].sum()) - hit
-    if union == 0:
-        return float("nan"), float("nan")
-    return 2 * hit / (union + hit), hit / union
-
-
-@dataclass(frozen=True)
-class CountError:
-    """How far predicted counts are from true ones, relative to the number of true objects."""
-
-    absolute: float
-    """Sum of |predicted - true| over images, divided by the number of true objects."""
-    bias: float
-    """Sum of (predicted - true), divided likewise: above 0 for too many."""
-
-
-def count_error(true: Sequence[int], predicted: Sequence[int]) -> CountError:
-    """Errors of the counts of the same images; NaN where there is no true object."""
-    difference = np.asarray(predicted, np.int64) - np.asarray(true, np.int64)
-    total = int(np.sum(true))
-    if total == 0:
-        return CountError(float("nan"), float("nan"))
-    return CountError(float(np.abs(difference).sum() / total), float(difference.sum() / total))
-
-
-RELIABILITY_BINS = 15
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Stated confidences against how often they were right, in R equal bins from 0 to 1.
-
-    Only sums are kept, so the parts of a data set add up to the figures of the whole.
-    """
-
-    counts: tuple[int, ...] = (0,) * RELIABILITY_BINS
-    confidences: tuple[float, ...] = (0.0,) * RELIABILITY_BINS
-    """Sum of the confidences in each bin."""
-    correct: tuple[int, ...] = (0,) * RELIABILITY_BINS
-    """How many in each bin were right."""
-
-    def __add__(self, other: "Reliability") -> "Reliability":
-        return Reliability(
-            tuple(a + b for a, b in zip(self.counts, other.counts, strict=True)),
-            tuple(a + b for a, b in zip(self.confidences, other.confidences, strict=True)),
-            tuple(a + b for a, b in zip(self.correct, other.correct, strict=True)),
-        )
-
-    @property
-    def total(self) -> int:
-        """How many were judged."""
-        return sum(self.counts)
-
-    @property
-    def error(self) -> float | None:
-        """Expected calibration error (Naeini et al. 2015, AAAI): mean gap of a bin, by its size.
-
-        0 when things said with confidence c are right in a share c of cases; None where there is
-        nothing to judge.
-        """
-        if self.total == 0:
-            return None
-        gaps = np.abs(np.subtract(self.confidences, self.correct))
-        return float(gaps.sum() / self.total)
-
-    @property
-    def gap(self) -> float | None:
-        """Mean confidence less the share that was right: above 0 for overconfidence."""
-        if self.total == 0:
-            return None
-        return (sum(self.confidences) - sum(self.correct)) / self.total
-
-
-def reliability(confidence: NDArray[np.floating], correct: NDArray[np.bool_]) -> Reliability:
-    """The bins of any number of confidences from 0 to 1, and whether each was right."""
-    place = np.minimum((confidence.ravel() * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
-    sums = (
-        np.bincount(place, weights, RELIABILITY_BINS)
-        for weights in (None, confidence.ravel(), correct.ravel())
-    )
-    counts, confidences, right = sums
-    return Reliability(
-        tuple(counts.tolist()), tuple(confidences.tolist()), tuple(right.astype(int).tolist())
-    )

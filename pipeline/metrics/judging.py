@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from pipeline.metrics import (
+from pipeline.metrics.matching import (
     AP_THRESHOLDS,
     Matches,
     iou_matrix,

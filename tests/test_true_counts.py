@@ -15,8 +15,8 @@ from pipeline.config import (
     EvaluateSettings,
     PredictSettings,
 )
-from pipeline.count_errors import Counted, Expected, expect, fit_counts
 from pipeline.counting import count as count_rows
+from pipeline.metrics.true_counts import Counted, Expected, expect, fit_counts
 from pipeline.models.bundle import load_spec
 from pipeline.predicting.objects import measure_objects
 from pipeline.records import CountCalibration, PredictedImage, Segmentation, SourceImage
