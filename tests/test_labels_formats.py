@@ -271,6 +271,44 @@ def test_images_that_a_list_leaves_out_are_told(tmp_path: Path) -> None:
     assert str(note).endswith("does not list 3 of 5 images, which are left out: c, d, e")
 
 
+@pytest.mark.parametrize(
+    ("lists", "expected"),
+    [
+        ({"valid.txt": "b.png\nimages/d.png\n"}, ["train", "val", "train", "val", "train"]),
+        (
+            {"train.txt": "/x/images/a.png /x/labels/a.png\nc\n", "val.txt": "b\n"},
+            ["train", "val", "train"],
+        ),
+        ({"test.txt": "e", "valid.txt": "a"}, ["val", "train", "train", "train", "test"]),
+    ],
+)
+def test_lists_beside_the_images_name_the_splits(
+    tmp_path: Path, lists: dict[str, str], expected: list[str]
+) -> None:
+    """As fast.ai's valid.txt does, whose neighbours in a video would be in both splits."""
+    write_folder(tmp_path)
+    for file, text in lists.items():
+        (tmp_path / file).write_text(text)
+    assert list(splits_of(tmp_path).values()) == expected
+    notes = [str(note) for note in open_data(str(tmp_path)).notes]
+    left_out = ["(train.txt, val.txt) does not list 2 of 5 images, which are left out: d, e"]
+    assert notes == ([f"{tmp_path} {left_out[0]}"] if len(expected) < 5 else [])
+
+
+def test_a_list_that_does_not_fit_the_images_is_told(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (tmp_path / "valid.txt").write_text("x1\nb\n")
+    (note,) = open_data(str(tmp_path)).check().notes
+    assert str(note) == f"{tmp_path}/valid.txt names 1 of which there is no image: x1"
+    (tmp_path / "valid.txt").write_text("x1\n")
+    (problem,) = open_data(str(tmp_path)).problems
+    assert str(problem).startswith(f"{tmp_path}/valid.txt names none of the images")
+    (tmp_path / "valid.txt").write_text("a\n")
+    (tmp_path / "train.txt").write_text("a\n")
+    (problem,) = open_data(str(tmp_path)).problems
+    assert str(problem) == f"{tmp_path}/valid.txt names a, as train.txt does"
+
+
 def test_the_same_names_in_two_splits_are_told_apart(tmp_path: Path) -> None:
     for split in ("train", "val"):
         save(tmp_path / f"{split}/0001.png", picture(len(split)))

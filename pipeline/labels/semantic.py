@@ -4,6 +4,7 @@
     images/ and masks/, labels/ or annotations/, also with train/, val/ inside    ADE20K, fast.ai
     JPEGImages/ and SegmentationClass/, ImageSets/Segmentation/train.txt          Pascal VOC
     classes.yaml, class_dict.csv, label_colors.txt, codes.txt or classes.txt      the classes
+    valid.txt, or train.txt, val.txt and test.txt     the splits, where no folders say them
 
 A map is an 8-bit image of class ids, also one with a palette of its own, or in the colours of the
 class list or the palette file, also in gray or by a palette (`legend` says when). Its name is the
@@ -140,7 +141,7 @@ def _splits(
     problems: list[Problem],
     notes: list[Problem],
 ) -> dict[str, dict[str, str]]:
-    """Name → its row: by folders, by Pascal VOC's lists, by manifest.csv, or by name."""
+    """Name → its row: by folders, by lists, by manifest.csv, or by name."""
     said = {name: pair.split for name, (pair, _, _) in found.items() if pair.split}
     if len(said) < len(found):
         said = _voc_splits(place, set(found)) if _VOC[2] in place.names else {}

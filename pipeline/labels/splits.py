@@ -1,12 +1,16 @@
-"""Which images train and which validate."""
+"""Which images train and which validate.
+
+manifest.csv                      name, split
+train.txt, val.txt, valid.txt …   an image a line: its name, its file or its path
+"""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
 from pipeline.errors import DataError
 from pipeline.labels.base import Place, first_few
-from pipeline.labels.files import read_rows
+from pipeline.labels.files import read_rows, read_text, stem
 from pipeline.records import Problem
 
 MANIFEST = "manifest.csv"
@@ -38,10 +42,11 @@ def named_splits(
     problems: list[Problem],
     notes: list[Problem],
 ) -> dict[str, dict[str, str]]:
-    """Name → its row of manifest.csv, with a split; without one, a split by name."""
+    """Name → its row of manifest.csv, with a split; without one, by lists or by name."""
     known = set(names)
     if MANIFEST not in place.names:
-        splits = split_by_name(known, val_fraction)
+        listed = _listed_splits(place, known, problems, notes)
+        splits = hold_out(listed, val_fraction) if listed else split_by_name(known, val_fraction)
         return {name: {"split": split} for name, split in splits.items()}
     uri = place.join(MANIFEST)
     rows = read_rows(uri)
@@ -55,13 +60,64 @@ def named_splits(
             problems.append(Problem(uri, f"names {row['name']} twice"))
         else:
             found[row["name"]] = row
-    unlisted = sorted(known - found.keys())
-    if unlisted:
-        what = f"does not list {len(unlisted):,} of {len(known):,} images, which are left out"
-        notes.append(Problem(uri, f"{what}: {first_few(unlisted)}"))
+    notes += _left_out(uri, known, found)
     words = {name: row["split"] for name, row in found.items()}
     splits = splits_said(uri, words, val_fraction, problems)
     return {name: found[name] | {"split": split} for name, split in splits.items()}
+
+
+def _listed_splits(
+    place: Place, known: set[str], problems: list[Problem], notes: list[Problem]
+) -> dict[str, str]:
+    """Name → split, by lists such as valid.txt; what none of them names trains, unless one of them
+    says what does."""
+    lists = {n: _WORDS[stem(n).lower()] for n in place.names if _is_list(n)}
+    splits: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for file, split in sorted(lists.items()):
+        uri = place.join(file)
+        named, missing = _named_in(read_text(uri), known)
+        if not named:
+            problems.append(Problem(uri, "names none of the images; mend it, or take it away"))
+        elif missing:
+            what = f"names {len(missing):,} of which there is no image: {first_few(missing)}"
+            notes.append(Problem(uri, what))
+        for name in named:
+            if splits.setdefault(name, split) != split:
+                problems.append(Problem(uri, f"names {name}, as {first[name]} does"))
+            first.setdefault(name, file)
+    if lists and "train" not in lists.values():
+        return dict.fromkeys(sorted(known), "train") | splits
+    if lists:
+        where = f"{place.uri} ({', '.join(sorted(lists))})"
+        notes += _left_out(where, known, splits)
+    return dict(sorted(splits.items()))
+
+
+def _is_list(file: str) -> bool:
+    path = PurePosixPath(file)
+    return path.suffix.lower() == ".txt" and path.stem.lower() in _WORDS
+
+
+def _named_in(text: str, known: set[str]) -> tuple[list[str], list[str]]:
+    """The images that the lines of a list name, and the lines that name none."""
+    named, missing = [], []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        path = line.split()[0]  # some lists name the label as well
+        name = next((n for n in (line, stem(line), path, stem(path)) if n in known), None)
+        if name is None:
+            missing.append(line)
+        else:
+            named.append(name)
+    return named, missing
+
+
+def _left_out(where: str, known: set[str], listed: Collection[str]) -> list[Problem]:
+    unlisted = sorted(known.difference(listed))
+    if not unlisted:
+        return []
+    what = f"does not list {len(unlisted):,} of {len(known):,} images, which are left out"
+    return [Problem(where, f"{what}: {first_few(unlisted)}")]
 
 
 def splits_said(
