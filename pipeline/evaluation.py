@@ -88,6 +88,14 @@ def _check_classes(dataset: OutputDataset, data: AnnotatedData) -> None:
             f"{dataset.uri} has the classes {_names(dataset.classes)}, "
             f"{data.uri} the classes {_names(data.classes)}"
         )
+    ids = {spec.name.casefold(): spec.id for spec in dataset.classes}
+    for spec in data.classes:
+        other = ids.get(spec.name.casefold(), spec.id)
+        if other != spec.id:
+            raise DatasetError(
+                f"{spec.name} is class {other} in {dataset.uri} and {spec.id} in {data.uri}: their "
+                "lists of classes have other orders"
+            )
 
 
 def _names(classes: Classes) -> str:

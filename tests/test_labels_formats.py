@@ -36,6 +36,7 @@ from pycocotools import mask as coco_mask
 
 from pipeline.config import LabelSettings, ReaderSettings
 from pipeline.distributed.samples import from_table, to_table
+from pipeline.errors import DataError, DatasetError
 from pipeline.evaluation import evaluate
 from pipeline.images.reader import decode_image
 from pipeline.labels import FORMATS, AnnotatedData, open_data, read_label, read_sample
@@ -123,6 +124,28 @@ def test_evaluation_of_the_truth_is_perfect(name: str, tmp_path: Path) -> None:
     assert set(figures.ap_mean.values()) == ({1.0} if things else set())
     assert {c.iou for c in figures.classes if c.iou is not None} == {1.0}
     assert figures.count_error == (0 if things else None)
+
+
+def test_classes_in_another_order_are_not_compared(tmp_path: Path) -> None:
+    """Each would be held against another; a class of another name may be the same one."""
+    WRITERS["semantic"](tmp_path / "data")
+    data = open_data(str(tmp_path / "data"))
+    first, *others = data.classes
+    last = others.pop()
+    for names, line in (
+        ((last.name.upper(), first.name), f"{first.name} is class {last.id} in "),
+        (("heaven", "way"), "have no prediction in"),
+    ):
+        swapped = (
+            first.model_copy(update={"name": names[0]}),
+            *others,
+            last.model_copy(update={"name": names[1]}),
+        )
+        spec = DatasetSpec(classes=swapped, model="m", settings={})
+        dataset = OutputDataset.accepting(str(tmp_path / names[0]), spec)
+        dataset.create()
+        with pytest.raises((DatasetError, DataError), match=line):
+            evaluate(dataset, data)
 
 
 @pytest.mark.parametrize("name", EVERY)
