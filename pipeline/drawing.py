@@ -16,12 +16,23 @@ from pipeline.records import Classes, ObjectMask, Pixels, SemanticMap, reported
 Picture = NDArray[np.uint8]
 """(H, W, 3) red, green, blue."""
 
-COLOURS = ((255, 209, 64), (64, 224, 255), (255, 96, 160), (140, 255, 96), (200, 140, 255))
+COLOURS = (
+    (255, 209, 64), (64, 224, 255), (255, 96, 160), (140, 255, 96), (200, 140, 255),
+    (255, 128, 0), (50, 110, 255), (230, 30, 40), (0, 160, 80), (165, 100, 40),
+    (255, 190, 205), (0, 145, 150), (175, 0, 210), (150, 150, 0), (170, 255, 215),
+    (125, 70, 135), (255, 250, 200), (85, 85, 190), (190, 210, 255), (170, 40, 80),
+)  # fmt: skip
 """Red, green, blue of the reported classes, in the order of their ids, over and over."""
 WHITE, PAPER = (235, 235, 235), 24
 CAPTION, GAP = 22, 6
 """Pixels below a cell for its caption, and between the cells of a grid."""
 _TINT = 0.25  # of a stuff class's colour over its pixels
+_LINE, _SWATCH = 20, 12  # pixels a line of a legend, and of a colour in it
+
+
+def class_colours(classes: Classes) -> dict[int, tuple[int, int, int]]:
+    """Class id → its colour, of the reported classes."""
+    return {spec.id: COLOURS[i % len(COLOURS)] for i, spec in enumerate(reported(classes))}
 
 
 def to_png(picture: Picture) -> bytes:
@@ -43,8 +54,9 @@ def draw(
     ids = cv2.resize(instances.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
     edges = cv2.dilate(ids, np.ones((3, 3), np.uint8)) != ids
     edges |= (cv2.erode(ids, np.ones((3, 3), np.uint8)) != ids) & (ids > 0)
-    for i, spec in enumerate(reported(classes)):
-        colour, mine = np.array(COLOURS[i % len(COLOURS)]), classmap == spec.id
+    colours = class_colours(classes)
+    for spec in reported(classes):
+        colour, mine = np.array(colours[spec.id]), classmap == spec.id
         if spec.kind == "stuff":
             picture[mine] = (1 - _TINT) * picture[mine] + _TINT * colour
         else:
@@ -58,7 +70,7 @@ def outline(
     picture: Picture, objects: Iterable[ObjectMask], classes: Classes, scale: float
 ) -> None:
     """Draw the whole outlines of objects that overlap over a picture at a scale, in place."""
-    colours = {spec.id: COLOURS[i % len(COLOURS)] for i, spec in enumerate(reported(classes))}
+    colours = class_colours(classes)
     for one in objects:
         mask = np.pad(one.mask().astype(np.uint8), 1)  # contours run along the outermost pixels
         corner = (one.box.x0 - 1, one.box.y0 - 1)
@@ -109,13 +121,25 @@ def grid(cells: Sequence[Picture], across: int) -> Picture:
 
 
 def legend(classes: Classes, width: int) -> Picture:
-    """A strip with the names of the reported classes in their colours."""
-    strip = np.full((28, width, 3), PAPER, np.uint8)
-    x = GAP
-    for i, spec in enumerate(reported(classes)):
-        write(strip, spec.name, x, 19, COLOURS[i % len(COLOURS)])
-        x += 12 * len(spec.name) + 20
+    """A strip with the reported classes and their colours, in as many lines as that takes."""
+    colours = class_colours(classes)
+    places, x, y = [], GAP, 0
+    for spec in reported(classes):
+        needed = _SWATCH + 6 + text_width(spec.name) + 16
+        if x > GAP and x + needed > width:
+            x, y = GAP, y + _LINE
+        places.append((x, y))
+        x += needed
+    strip = np.full((y + _LINE + 8, width, 3), PAPER, np.uint8)
+    for spec, (x, y) in zip(reported(classes), places, strict=True):
+        strip[y + 8 : y + 8 + _SWATCH, x : x + _SWATCH] = colours[spec.id]
+        write(strip, spec.name, x + _SWATCH + 6, y + 19, WHITE)
     return strip
+
+
+def text_width(text: str) -> int:
+    """Pixels that `write` takes for it."""
+    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)[0][0])
 
 
 def write(picture: Picture, text: str, x: int, y: int, colour: tuple[int, int, int]) -> None:

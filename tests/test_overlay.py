@@ -8,9 +8,9 @@ import tifffile
 
 from pipeline import overlay
 from pipeline.config import ReaderSettings
-from pipeline.drawing import Picture
+from pipeline.drawing import Picture, class_colours, legend
 from pipeline.predicting.objects import measure_objects
-from pipeline.records import PredictedImage, Segmentation, SourceImage
+from pipeline.records import ClassSpec, PredictedImage, Segmentation, SourceImage
 from pipeline.synthetic import CLASSES
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.shard import Provenance, commit_shard
@@ -65,3 +65,14 @@ def test_images_that_are_gone_or_changed_are_told_in_their_place(
     assert told == ["a.tif: 1 objects", "b.tif: gone", "c.tif: changed", "d.tif: changed"]
     assert after.shape == before.shape
     assert np.array_equal(after[:206, :206], before[:206, :206])
+
+
+@pytest.mark.parametrize("n", [3, 19])
+def test_a_legend_shows_every_class_in_a_colour_of_its_own(n: int) -> None:
+    names = [f"traffic participant {i}" for i in range(n)]
+    classes = tuple(ClassSpec(id=7 + i, name=name, kind="stuff") for i, name in enumerate(names))
+    strip = legend(classes, 984)
+    colours = list(class_colours(classes).values())
+    assert len(set(colours)) == n
+    assert all((strip == colour).all(-1).sum() >= 100 for colour in colours)
+    assert strip.shape[1] == 984

@@ -10,8 +10,18 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipeline.drawing import COLOURS, PAPER, WHITE, Picture, draw, frame, grid, legend, write
-from pipeline.records import Box, Classes, Label, Sample, reported
+from pipeline.drawing import (
+    PAPER,
+    WHITE,
+    Picture,
+    class_colours,
+    draw,
+    frame,
+    grid,
+    legend,
+    write,
+)
+from pipeline.records import Box, Classes, Label, Sample
 from pipeline.survey.facts import ImageFacts
 from pipeline.survey.fingerprint import DataFingerprint
 from pipeline.survey.tally import BINS_PER_OCTAVE, bin_edge
@@ -19,6 +29,7 @@ from pipeline.survey.tally import BINS_PER_OCTAVE, bin_edge
 SIDE = 320  # pixels of a cell
 _LEAST_SCALE = 0.5  # a larger image is shown by a part: its objects would be too small to see
 _CAPTION_LETTERS = 50  # that fit below a cell
+_LEAST_LINE, _TWO_LINES = 13, 24  # pixels of a class in a panel; from which two lines fit
 _MUTED, _INK = (130, 130, 130), (120, 190, 255)
 
 
@@ -133,19 +144,31 @@ def _diameters(found: DataFingerprint) -> Picture:
 
 
 def _class_shares(found: DataFingerprint) -> Picture:
-    """A bar a class: its share of the labelled pixels, by its root so that rare ones are seen."""
+    """A bar a class: its share of the labelled pixels, by its root so that rare ones are seen.
+
+    Where there are more classes than lines, those of most pixels.
+    """
     panel = _panel("share of labelled pixels (bars: square root)")
     whole = found.whole
-    shares = [n / max(whole.labelled_pixels, 1) for n in whole.class_pixels]
-    colours = {s.id: COLOURS[i % len(COLOURS)] for i, s in enumerate(reported(found.classes))}
-    height = min(32, (SIDE - 50) // len(shares))
-    for i, (spec, share) in enumerate(zip(found.classes, shares, strict=True)):
-        y = 36 + i * height
-        right = 10 + round((SIDE - 20) * math.sqrt(share))
-        colour = colours.get(spec.id, _MUTED)
-        cv2.rectangle(panel, (10, y), (right, y + max(2, height - 22)), colour, -1)
-        if height >= 24:
-            write(panel, f"{spec.name} {share:.2%}", 10, y + height - 8, WHITE)
+    shares = {
+        s: n / max(whole.labelled_pixels, 1)
+        for s, n in zip(found.classes, whole.class_pixels, strict=True)
+    }
+    lines = (SIDE - 54) // _LEAST_LINE
+    if len(shares) > lines:
+        largest = sorted(shares, key=lambda spec: -shares[spec])[:lines]
+        write(panel, f"and {len(shares) - len(largest)} of fewer pixels", 10, SIDE - 8, _MUTED)
+        shares = {spec: share for spec, share in shares.items() if spec in largest}
+    colours = class_colours(found.classes)
+    height = min(32, (SIDE - 54) // len(shares))
+    for i, (spec, share) in enumerate(shares.items()):
+        y, colour = 32 + i * height, colours.get(spec.id, _MUTED)
+        name = f"{spec.name} {share:.2%}"
+        # Few classes have their names below the bars, many beside them.
+        left, top, low = (10, 4, height - 22) if height >= _TWO_LINES else (160, 3, height - 6)
+        right = left + 1 + round((SIDE - 11 - left) * math.sqrt(share))
+        cv2.rectangle(panel, (left, y + top), (right, y + top + max(2, low)), colour, -1)
+        write(panel, name, 10, y + height - (4 if height >= _TWO_LINES else 2), WHITE)
     return panel
 
 
