@@ -211,7 +211,8 @@ def test_class_maps(tmp_path: Path) -> None:
     classes.write_text(text)
     assert "the value 0 is both void and sky" in one_line(tmp_path, LabelSettings(void=0))
     classes.unlink()
-    assert "has no class list (classes.yaml, class_dict.csv" in one_line(tmp_path)
+    assert "has no class list (classes.yaml, class_dict.csv" in (found := one_line(tmp_path))
+    assert "write classes.txt, a name a line in the order of ids" in found
     (tmp_path / "codes.txt").write_text("sky\nroad\n")
     (tmp_path / "colours.txt").write_text("1 2 3 sky\n")
     settings = LabelSettings(palette=str(tmp_path / "colours.txt"))
@@ -343,6 +344,15 @@ def test_data_of_no_format_and_of_two(tmp_path: Path) -> None:
         one_line(tmp_path)
     )
     assert open_data(str(tmp_path), LabelSettings(format="cityscapes")).images
+
+
+def test_class_maps_where_object_ids_are_expected(tmp_path: Path) -> None:
+    """labels/ are object ids, unless the format is named."""
+    save(tmp_path / "images/a.png", np.zeros((H, W, 3), np.uint8))
+    save(tmp_path / "labels/a.png", np.zeros((H, W), np.uint8))
+    (tmp_path / "classes.yaml").write_text("classes: [{id: 0, name: sky, kind: stuff}]\n")
+    assert "--labels.format semantic reads them" in one_line(tmp_path)
+    assert open_data(str(tmp_path), LabelSettings(format="semantic")).check().format == "semantic"
 
 
 def test_a_setting_that_would_be_passed_over_is_refused(tmp_path: Path) -> None:

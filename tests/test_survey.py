@@ -207,6 +207,23 @@ def test_objects_on_no_class_of_things() -> None:
     assert lines([pixels, replace(pixels, split="val", content="x")])[0] == ""
 
 
+def test_class_ids_that_are_taken_for_objects_are_told() -> None:
+    """Classes fall apart; of objects, a few do."""
+    bands = np.zeros((40, 60), np.int32)
+    for k in range(10):
+        bands[4 * k : 4 * k + 4] = 1 + k % 5
+    told = lines(
+        [facts_of(scene(bands, name="a")), facts_of(scene(bands.T.copy(), name="b"), "val")]
+    )
+    assert told[1].startswith("data has objects in several pieces, as classes are (if the labels")
+    assert "--labels.format semantic with a class list reads them): 10 in a, b" in told[1]
+    assert facts_of(discs(64, 5, 20, "good")).remarks == ()
+    rows = np.repeat(np.arange(1, 11, dtype=np.int32), 4)[:, None].repeat(60, 1)
+    rows[:, 30] = 0
+    rows[20:, 30] = rows[20:, 0]
+    assert facts_of(scene(rows)).remarks == ()
+
+
 def test_remarks_of_many_images_are_a_note_a_kind() -> None:
     facts = [
         replace(facts_of(discs(64, 4 + i, 20, f"n{i}")), split="val" if i else "train",

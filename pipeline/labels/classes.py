@@ -116,7 +116,10 @@ def classes_or_object(place: Place, settings: LabelSettings, has_semantic: bool)
     if found is None:
         return ClassList(place.uri, DEFAULT_CLASSES, VOID)
     if not has_semantic and len(thing_ids(found.classes)) != 1:
-        raise DataError(f"{found.uri}: without class maps there is exactly one class of things")
+        raise DataError(
+            f"{found.uri}: without class maps there is exactly one class of things (if the labels "
+            "are class ids, --labels.format semantic reads them)"
+        )
     return found
 
 

@@ -57,7 +57,10 @@ def open_semantic(place: Place, settings: LabelSettings, val_fraction: float) ->
     listed = find_classes(place, settings)
     if listed is None:
         known = ", ".join((CLASSES_FILE, *LIST_FILES))
-        raise DataError(f"{place.uri} has no class list ({known}); name one with --labels.classes")
+        raise DataError(
+            f"{place.uri} has no class list ({known}): write classes.txt, a name a line in the "
+            "order of ids, void where nobody labelled, or name a list with --labels.classes"
+        )
     pairs = list(_pairs(place))
     if not pairs:
         raise DataError(f"{place.uri} has no folder of images with one of class maps: {LOOKS_FOR}")

@@ -5,9 +5,10 @@ Legend: H height, W width, C channels, K classes, N objects, S sides of `CELL_SI
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +25,12 @@ _CONTRAST = 0.05  # of objects against their surroundings, as a share of the ran
 _SAMPLED = 100_000  # pixels that percentiles and colour are measured on
 _ASIDE = 0.1  # of the height, from the middle, from which a class lies above or below it
 _BLOCK = 32  # pixels a side of what the windows are made of
+_FEW_OBJECTS = 4  # of fewer in an image, what shape most have says little
+
+IN_PIECES = Remark(
+    "objects in several pieces, as classes are (if the labels are class ids, --labels.format "
+    "semantic with a class list reads them)"
+)
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ def measure_image(sample: Sample, split: str, classes: Classes) -> ImageFacts:
         class_below=tuple((middles > 0.5 + _ASIDE).astype(int).tolist()),
         content=_content(pixels),
         decoded_bytes=pixels.nbytes + label.semantic.nbytes + label.instances.nbytes,
-        remarks=label.remarks,
+        remarks=(*label.remarks, *_doubts(label)),
     )
 
 
@@ -190,6 +197,20 @@ def _measure_objects(label: Label, index: NDArray[np.uint8], classes: Classes) -
         overlapping=_overlapping(label),
         diameters=diameter_bins(2 * np.sqrt(areas / np.pi)),
     )
+
+
+def _doubts(label: Label) -> list[Remark]:
+    """Whether most of an image's objects fall apart, where no object covers another."""
+    if label.objects:
+        return []
+    numbers, n = _numbered(label.instances)
+    if n < _FEW_OBJECTS:
+        return []
+    pieces = cc3d.connected_components(numbers.astype(np.uint32), connectivity=8)
+    owner = np.zeros(int(pieces.max()) + 1, np.int32)
+    owner[pieces.ravel()] = numbers.ravel()
+    apart = int((np.bincount(owner[1:]) > 1).sum())
+    return [replace(IN_PIECES, times=apart)] if 2 * apart > n else []
 
 
 def _numbered(instances: InstanceMap) -> tuple[InstanceMap, int]:
