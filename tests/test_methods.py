@@ -50,6 +50,26 @@ def test_real_nuclei_come_back_from_their_own_targets(dsb2018: Path) -> None:
     assert np.mean(found, axis=0)[0] > 0.98  # measured: 0.995
 
 
+@pytest.mark.parametrize("name", ["instance", "proposals"])
+def test_ids_on_stuff_are_no_objects_to_learn(name: str) -> None:
+    """As panoptic maps have them: they were most of what the objects' head learned from."""
+    label = make_scene(96, 96, 20, 0).label
+    stuff = next(spec.id for spec in CLASSES if spec.kind == "stuff")
+    instances = label.instances.copy()
+    instances[label.semantic == stuff] = int(instances.max()) + 1
+    assert (instances != label.instances).any()
+    method = build_method(MethodSettings(name=name), CLASSES)
+    outputs = {
+        head: torch.randn(1, n, 96, 96, generator=torch.Generator().manual_seed(1))
+        for head, n in method.heads.items()
+    }
+    losses = [
+        float(method.loss(outputs, targets_of(method, Label(label.semantic, ids))))
+        for ids in (label.instances, instances)
+    ]
+    assert losses[0] == pytest.approx(losses[1])
+
+
 def test_touching_objects_of_one_class_stay_apart() -> None:
     instances = np.zeros((40, 60), np.int32)
     instances[10:30, 10:30], instances[10:30, 30:50] = 1, 2

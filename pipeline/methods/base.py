@@ -274,6 +274,13 @@ def class_lookup(classes: Classes) -> Tensor:
     return table
 
 
+def of_things(channel: Tensor, classes: Classes) -> Tensor:
+    """Output channels, or VOID → whether each is a class of things."""
+    table = torch.zeros(256, dtype=torch.bool)
+    table[: len(classes)] = torch.tensor([spec.kind == "thing" for spec in classes])
+    return table.to(channel.device)[channel.long()]
+
+
 def clear_unclaimed(
     semantic: SemanticMap, claimed: NDArray[np.bool_], classes: Classes
 ) -> SemanticMap:

@@ -23,11 +23,18 @@ from torch import Tensor
 
 from pipeline.collective import sum_over_workers
 from pipeline.config import DEFAULT_REACH
-from pipeline.methods.base import Ballot, Method, PartitionMethod, class_lookup, class_maps
+from pipeline.methods.base import (
+    Ballot,
+    Method,
+    PartitionMethod,
+    class_lookup,
+    class_maps,
+    of_things,
+)
 from pipeline.methods.losses import semantic_loss
 from pipeline.methods.shapes import ObjectPixels, edge_distance, middle_offsets, radii
 from pipeline.methods.voting import Reach, label_votes
-from pipeline.records import VOID, InstanceMap, Maps
+from pipeline.records import InstanceMap, Maps
 
 _UNITS = 4  # the network's 1 is a quarter of the reach, so that common offsets are of its order
 _EXACT = 0.1  # of the object's radius, below which an error counts by its square
@@ -77,7 +84,8 @@ class InstanceMethod(PartitionMethod):
         pixels, unit = ObjectPixels.find(instances), self.reach / _UNITS
         offset_y, offset_x = middle_offsets(pixels, edge_distance(instances))
         radius = radii(pixels).clamp_min(_LEAST_RADIUS) / unit
-        inside = (instances > 0) & (channel != VOID)
+        # Maps of panoptic labels have ids on stuff as well, which may be most of their pixels.
+        inside = (instances > 0) & of_things(channel, self.classes)
         return {
             "semantic": channel,
             "offset_y": offset_y / unit,

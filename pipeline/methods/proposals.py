@@ -29,6 +29,7 @@ from pipeline.methods.base import (
     OverlapMethod,
     class_lookup,
     class_maps,
+    of_things,
     to_byte,
 )
 from pipeline.methods.losses import semantic_loss
@@ -81,6 +82,9 @@ class ProposalMethod(OverlapMethod):
         self, semantic: Tensor, instances: Tensor, covered: Tensor | None = None
     ) -> dict[str, Tensor]:
         channel = class_lookup(self.classes).to(semantic.device)[semantic.long()]
+        # Maps of panoptic labels have ids on stuff as well.
+        may_hold = of_things(channel, self.classes) | (channel == VOID)
+        instances = torch.where(may_hold, instances, 0)
         below = torch.zeros_like(instances) if covered is None else covered
         own = _own_pixels(instances, below)
         pixels, distance = ObjectPixels.find(own), edge_distance(own)

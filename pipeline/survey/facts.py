@@ -25,7 +25,7 @@ _CONTRAST = 0.05  # of objects against their surroundings, as a share of the ran
 _SAMPLED = 100_000  # pixels that percentiles and colour are measured on
 _ASIDE = 0.1  # of the height, from the middle, from which a class lies above or below it
 _BLOCK = 32  # pixels a side of what the windows are made of
-_FEW_OBJECTS = 4  # of fewer in an image, what shape most have says little
+_FEW_OBJECTS = 4  # of fewer in an image, how most of them are says little
 
 IN_PIECES = Remark(
     "objects in several pieces, as classes are (if the labels are class ids, --labels.format "
@@ -133,7 +133,7 @@ def measure_image(sample: Sample, split: str, classes: Classes) -> ImageFacts:
         class_below=tuple((middles > 0.5 + _ASIDE).astype(int).tolist()),
         content=_content(pixels),
         decoded_bytes=pixels.nbytes + label.semantic.nbytes + label.instances.nbytes,
-        remarks=(*label.remarks, *_doubts(label)),
+        remarks=(*label.remarks, *objects.doubts),
     )
 
 
@@ -179,6 +179,7 @@ class _Objects:
     touching: int
     overlapping: int
     diameters: tuple[int, ...]
+    doubts: tuple[Remark, ...]
 
 
 def _measure_objects(label: Label, index: NDArray[np.uint8], classes: Classes) -> _Objects:
@@ -190,27 +191,24 @@ def _measure_objects(label: Label, index: NDArray[np.uint8], classes: Classes) -
         areas, owners, stray = _of_maps(numbers, n, index, classes)
     if stray.any():
         numbers = np.where(stray[numbers], 0, numbers)
+    # Where objects cover each other, maps show pieces of them.
+    apart = 0 if label.objects or len(owners) < _FEW_OBJECTS else _in_pieces(numbers)
     return _Objects(
         by_class=tuple(np.bincount(owners, minlength=len(classes)).tolist()),
         stray=int(stray.sum()),
         touching=_touching(numbers, n),
         overlapping=_overlapping(label),
         diameters=diameter_bins(2 * np.sqrt(areas / np.pi)),
+        doubts=(replace(IN_PIECES, times=apart),) if 2 * apart > len(owners) else (),
     )
 
 
-def _doubts(label: Label) -> list[Remark]:
-    """Whether most of an image's objects fall apart, where no object covers another."""
-    if label.objects:
-        return []
-    numbers, n = _numbered(label.instances)
-    if n < _FEW_OBJECTS:
-        return []
+def _in_pieces(numbers: InstanceMap) -> int:
+    """Objects that have pixels apart from each other."""
     pieces = cc3d.connected_components(numbers.astype(np.uint32), connectivity=8)
     owner = np.zeros(int(pieces.max()) + 1, np.int32)
     owner[pieces.ravel()] = numbers.ravel()
-    apart = int((np.bincount(owner[1:]) > 1).sum())
-    return [replace(IN_PIECES, times=apart)] if 2 * apart > n else []
+    return int((np.bincount(owner[1:]) > 1).sum())
 
 
 def _numbered(instances: InstanceMap) -> tuple[InstanceMap, int]:
