@@ -37,6 +37,8 @@ def work(settings: EvaluateSettings) -> int:
         rows = [[g.group, g.images, *getattr(g, key).values()] for g in groups]
         print_table(["images of", "n", *(f"IoU {t}" for t in thresholds)], rows, title)
         console.print()
+    if not thresholds and any(one.kind == "thing" for one in groups[0].classes):
+        console.print("the labels are class maps alone: no objects to judge found ones by\n")
     print_table(
         ["images of", "panoptic quality", "count error", "count bias", "mean IoU"],
         [[g.group, g.pq, g.count_error, g.count_bias, g.mean_iou] for g in groups],

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.errors import DataError, DatasetError
 from pipeline.labels import AnnotatedData, read_label
+from pipeline.labels.base import first_few
 from pipeline.metrics import confusion
 from pipeline.metrics.figures import Figures, summarize
-from pipeline.metrics.judging import JudgedObjects, judge_objects
+from pipeline.metrics.judging import JudgedObjects, any_true, judge_objects
 from pipeline.records import AnnotatedImage, Classes, Segmentation, thing_ids
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.lease import hold_lease
@@ -28,6 +29,8 @@ class _Compared:
     objects: JudgedObjects
     pixels: NDArray[np.int64]
     """(256, 256) confusion matrix."""
+    uncounted: bool
+    """Its label has pixels of things, but no objects."""
 
 
 def evaluate(
@@ -59,12 +62,30 @@ def evaluate(
     for image in images:
         compared.append(_compare(dataset, data, image, *ids[image.name]))
         on_progress(len(compared), len(images))
-    figures = [_figures("all", compared, data.classes)]
+    counted = _counted(data, compared)
+    figures = [_figures("all", compared, data.classes, counted)]
     if by is not None:
         for value in sorted({image.attributes[by] for image in images}):
             members = [one for one in compared if one.image.attributes[by] == value]
-            figures.append(_figures(value, members, data.classes))
+            figures.append(_figures(value, members, data.classes, counted))
     return figures
+
+
+def _counted(data: AnnotatedData, compared: list[_Compared]) -> list[int]:
+    """The classes whose objects can be judged: none where labels are class maps alone.
+
+    Raises:
+        DataError: some labels tell the objects that their pixels belong to, and others don't.
+    """
+    uncounted = [one.image.name for one in compared if one.uncounted]
+    if not uncounted:
+        return thing_ids(data.classes)
+    if any_true(one.objects for one in compared):
+        raise DataError(
+            f"{data.uri} has pixels of things but no objects in {first_few(uncounted)}, where "
+            "other images have objects: their maps are missing or empty"
+        )
+    return []
 
 
 def keep_counts(uri: str, figures: Figures) -> None:
@@ -149,8 +170,10 @@ def _compare(
             f"{truth.semantic.shape[1]}, the predicted image {height} x {width}"
         )
     found = _predicted(dataset, image_id, height, width)
-    objects = judge_objects(truth, found, thing_ids(data.classes))
-    return _Compared(image, objects, confusion(truth.semantic, found.semantic))
+    things = thing_ids(data.classes)
+    objects = judge_objects(truth, found, things)
+    uncounted = not truth.instances.any() and bool(np.isin(truth.semantic, things).any())
+    return _Compared(image, objects, confusion(truth.semantic, found.semantic), uncounted)
 
 
 def _predicted(dataset: OutputDataset, image_id: str, height: int, width: int) -> Segmentation:
@@ -166,11 +189,13 @@ def _predicted(dataset: OutputDataset, image_id: str, height: int, width: int) -
     return Segmentation(semantic, instances, class_ids, scores, objects)
 
 
-def _figures(group: str, compared: list[_Compared], classes: Classes) -> Figures:
+def _figures(
+    group: str, compared: list[_Compared], classes: Classes, counted: list[int]
+) -> Figures:
     return summarize(
         group,
         [one.objects for one in compared],
         np.sum([one.pixels for one in compared], axis=0),
         classes,
-        thing_ids(classes),
+        counted,
     )

@@ -4,7 +4,7 @@ import json
 import random
 import struct
 import zlib
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import get_args
 
@@ -37,7 +37,7 @@ from pycocotools import mask as coco_mask
 from pipeline.config import LabelSettings, ReaderSettings
 from pipeline.distributed.samples import from_table, to_table
 from pipeline.errors import DataError, DatasetError
-from pipeline.evaluation import evaluate
+from pipeline.evaluation import evaluate, keep_counts
 from pipeline.images.reader import decode_image
 from pipeline.labels import FORMATS, AnnotatedData, open_data, read_label, read_sample
 from pipeline.labels.coco_masks import draw
@@ -100,12 +100,10 @@ def test_what_a_worker_reads_is_what_was_opened(name: str, tmp_path: Path) -> No
         assert sample.label.objects == label.objects
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_evaluation_of_the_truth_is_perfect(name: str, tmp_path: Path) -> None:
-    WRITERS[name](tmp_path / "data")
-    data = open_data(str(tmp_path / "data"))
+def predict_the_truth(data: AnnotatedData, output: Path) -> OutputDataset:
+    """What a model that knows everything would give."""
     spec = DatasetSpec(classes=data.classes, model="m", settings={})
-    dataset = OutputDataset.accepting(str(tmp_path / "out"), spec)
+    dataset = OutputDataset.accepting(str(output), spec)
     dataset.create()
     predicted = []
     for image in data.images:
@@ -118,12 +116,44 @@ def test_evaluation_of_the_truth_is_perfect(name: str, tmp_path: Path) -> None:
         source = SourceImage(image.name, image.image_uri, "1", 1)
         predicted.append(PredictedImage(source, (H, W, 3), maps, measures))
     commit_shard(dataset.uri, predicted, [], data.classes, Provenance("s", "r", "m"))
-    (figures,) = evaluate(dataset, data)
+    return dataset
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_evaluation_of_the_truth_is_perfect(name: str, tmp_path: Path) -> None:
+    WRITERS[name](tmp_path / "data")
+    data = open_data(str(tmp_path / "data"))
+    (figures,) = evaluate(predict_the_truth(data, tmp_path / "out"), data)
     assert figures.images == len(data.images)
     things = thing_ids(data.classes)
     assert set(figures.ap_mean.values()) == ({1.0} if things else set())
     assert {c.iou for c in figures.classes if c.iou is not None} == {1.0}
     assert figures.count_error == (0 if things else None)
+
+
+def test_labels_that_tell_no_objects_judge_none(tmp_path: Path) -> None:
+    """Objects that were found are neither wrong nor is their true number 0."""
+    truth = tmp_path / "data"
+    write_cityscapes(truth)
+    dataset = predict_the_truth(open_data(str(truth)), tmp_path / "out")
+    for path in truth.rglob("*_instanceIds.png"):
+        path.unlink()
+    (figures,) = evaluate(dataset, open_data(str(truth)))
+    assert (figures.ap_mean, figures.pq, figures.count_error) == ({}, None, None)
+    assert figures.scores is None
+    assert figures.mean_iou is not None
+    with pytest.raises(DataError, match="the error of counts can't be told"):
+        keep_counts(dataset.uri, figures)
+
+
+def test_labels_of_which_some_tell_no_objects_are_refused(tmp_path: Path) -> None:
+    """As by a training: what was found in them would be wrong."""
+    WRITERS["manifest"](tmp_path / "data")
+    data = open_data(str(tmp_path / "data"))
+    dataset = predict_the_truth(data, tmp_path / "out")
+    some = (replace(data.images[0], instances_uri=None), *data.images[1:])
+    with pytest.raises(DataError, match="has pixels of things but no objects in"):
+        evaluate(dataset, replace(data, images=some))
 
 
 def test_classes_in_another_order_are_not_compared(tmp_path: Path) -> None:
