@@ -346,6 +346,26 @@ def test_a_truncated_tiff_is_damage(tmp_path: Path, name: str, kept: float) -> N
     assert caught.value.code == "corrupt"
 
 
+@pytest.mark.parametrize("how", ["too few bytes", "zeros at the end"])
+def test_a_jpeg_tile_that_is_cut_short_is_damage(tmp_path: Path, how: str) -> None:
+    """The decoder would make up the rest of it."""
+    path = tmp_path / "image.tif"
+    TIFFS["colour, jpeg"](path)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        page = file.pages[0]
+        offset, counts = page.dataoffsets[0], list(page.databytecounts)
+        if how == "too few bytes":
+            counts[0] -= 20
+            page.tags["TileByteCounts"].overwrite(counts)
+    if how == "zeros at the end":
+        data = bytearray(path.read_bytes())
+        end = offset + counts[0]
+        data[end - 20 : end] = bytes(20)
+        path.write_bytes(data)
+    for error in read_both(path):
+        assert (error.code, "tile 0" in error.message) == ("corrupt", True)
+
+
 def read_both(path: Path) -> list[RejectError]:
     """What is said of a bad file, at once and by window."""
 

@@ -12,6 +12,8 @@ from pipeline.images.tiff_values import Values
 from pipeline.records import Pixels
 
 _HEADER = 8  # bytes; tifffile takes a segment that begins there for one that was left out
+_JPEG = (tifffile.COMPRESSION.JPEG, tifffile.COMPRESSION.ALT_JPEG)
+_END_OF_IMAGE = b"\xff\xd9"  # a JPEG's last marker; never part of what is before it
 _MOST_CHANNELS = 64  # a longer first or last axis of unnamed meaning is a stack, not channels
 
 
@@ -40,6 +42,7 @@ def decode_tiff(data: bytes, admit: Callable[[int, int], None], as_indices: bool
         admit(series.keyframe.imagelength, series.keyframe.imagewidth)
         layout = layout_of(series)
         check_all_is_there(series, len(data))
+        _check_jpegs(series, data)
         indices = as_indices and layout.size[2] == 1
         values = None if indices else Values.of(series.keyframe)
         pixels = series.asarray().reshape(layout.shape)
@@ -98,6 +101,33 @@ def check_all_is_there(series: tifffile.TiffPageSeries, length: int) -> None:
         outside = (ends > length) | (ends < offsets[:n]) | (offsets[:n] < _HEADER)
         if ((counts[:n] > 0) & outside).any():
             raise RejectError("corrupt", "damaged TIFF: the file ends before its pixels do")
+
+
+def check_jpeg_is_whole(page: tifffile.TiffPage, index: int, segment: bytes) -> None:
+    """The decoder of JPEG makes up what is missing; here that is an error.
+
+    Args:
+        index: of the tile or strip.
+        segment: its bytes, as they are in the file; of any compression.
+
+    Raises:
+        RejectError: it ends before its pixels do.
+    """
+    if page.compression in _JPEG and _END_OF_IMAGE not in segment:
+        raise RejectError(
+            "corrupt", f"damaged TIFF: tile {index}: the JPEG ends before its pixels do"
+        )
+
+
+def _check_jpegs(series: tifffile.TiffPageSeries, data: bytes) -> None:
+    """`check_jpeg_is_whole` of every tile or strip of a file, but those left out on purpose."""
+    if series.keyframe.compression not in _JPEG:
+        return
+    for page in (page for page in series.pages if page is not None):
+        places = zip(page.dataoffsets, page.databytecounts, strict=False)
+        for index, (offset, count) in enumerate(places):
+            if count:
+                check_jpeg_is_whole(series.keyframe, index, data[offset : offset + count])
 
 
 def _channel_axis(axes: str, shape: tuple[int, ...]) -> int | None:

@@ -15,7 +15,12 @@ from pipeline import storage
 from pipeline.errors import RejectError
 from pipeline.images.damage import refused
 from pipeline.images.reader import check_numbers
-from pipeline.images.tiff import check_all_is_there, first_series, layout_of
+from pipeline.images.tiff import (
+    check_all_is_there,
+    check_jpeg_is_whole,
+    first_series,
+    layout_of,
+)
 from pipeline.images.tiff_values import Values
 from pipeline.images.windows.levels import Level, LevelChoice, choose_level
 from pipeline.images.windows.tiff_sizes import microns_per_pixel
@@ -103,6 +108,7 @@ class TiffWindows:
         data: bytes,
         box: Box,
     ) -> None:
+        check_jpeg_is_whole(page, index, data)
         with refused(f"damaged TIFF: tile {index}"):
             segment, (sample, _, y, x, _), _ = page.decode(
                 data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader
