@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.config import NormalizeSettings, ReaderSettings
 from pipeline.errors import RejectError
+from pipeline.images import normalize as normalizing
 from pipeline.images.normalize import match_channels, measure_range, normalize
 from pipeline.images.reader import decode_image
 
@@ -311,6 +312,16 @@ def test_images_without_contrast_or_with_nan_stay_finite() -> None:
     holes = np.linspace(0, 1, 25, dtype=np.float32).reshape(5, 5, 1)
     holes[0, 0], holes[1, 1] = np.nan, np.inf
     assert np.isfinite(normalize(holes, measure_range(holes, NormalizeSettings()))).all()
+
+
+@pytest.mark.parametrize("times", [3, 4, 6])
+def test_a_sample_of_colours_is_of_all_of_them(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """However many values a sample leaves out between two."""
+    image = np.random.default_rng(0).normal((100, 500, 900), 9, (100, 120, 3)).astype(np.float32)
+    monkeypatch.setattr(normalizing, "_SAMPLE", image.size // times)
+    found = measure_range(image, NormalizeSettings(low=1, high=99))
+    low, high = np.percentile(image, (1, 99))
+    assert (found.low[0], found.high[0]) == pytest.approx((low, high), rel=0.02)
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.int32, np.int64, np.float32, np.float64])

@@ -97,6 +97,8 @@ def _percentiles(values: Pixels, percents: tuple[float, float]) -> list[float]:
         cumulative = np.cumsum(np.bincount(values.ravel()))
         ranks = [p / 100 * (values.size - 1) + 1 for p in percents]
         return [float(np.searchsorted(cumulative, rank)) for rank in ranks]
-    sample = values.ravel()[:: max(1, values.size // _SAMPLE)].astype(np.float64)
+    # Whole pixels: every so many values might be those of one channel alone.
+    pixels = values.reshape(-1, values.shape[2] if values.ndim == 3 else 1)
+    sample = pixels[:: max(1, values.size // _SAMPLE)].astype(np.float64)
     finite = sample[np.isfinite(sample)]
     return [float(p) for p in np.percentile(finite, percents)] if finite.size else [0.0, 0.0]
