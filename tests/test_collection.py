@@ -46,17 +46,26 @@ def listed(uri: object, *settings: str) -> list[Row]:
 
 
 def test_a_prefix_lists_images_and_counts_the_rest(tmp_path: Path) -> None:
-    for name in ("b.png", "a.TIF", "sub/c.jpeg", "notes.txt", ".hidden.png", "png", "sub/é.png"):
+    for name in (
+        "b.png",
+        "a.TIF",
+        "c.svs",
+        "sub/c.jpeg",
+        "notes.txt",
+        ".hidden.png",
+        "png",
+        "sub/é.png",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "link.png").symlink_to(tmp_path / "b.png")
     collection = open_collection(str(tmp_path))
     rows = rows_of(collection)
     names = [row["uri"].removeprefix(f"{tmp_path}/") for row in rows]
-    assert names == ["a.TIF", "b.png", "link.png", "sub/c.jpeg", "sub/é.png"]
-    assert (collection.listed, collection.ignored) == (5, 2)
-    assert len({row["image_id"] for row in rows}) == 5
-    assert [row["size"] for row in rows] == [1] * 5
+    assert names == ["a.TIF", "b.png", "c.svs", "link.png", "sub/c.jpeg", "sub/é.png"]
+    assert (collection.listed, collection.ignored) == (6, 2)
+    assert len({row["image_id"] for row in rows}) == 6
+    assert [row["size"] for row in rows] == [1] * 6
     assert rows_of(collection) == rows
     assert names_of(listed(tmp_path / "b.png")) == ["b.png"]
 

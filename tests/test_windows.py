@@ -175,6 +175,15 @@ def test_a_level_of_a_tiff_by_number_and_by_resolution(tmp_path: Path) -> None:
         assert np.array_equal(image.read(Box(0, 0, height, width))[..., 0], levels[level])
 
 
+@pytest.mark.parametrize("name", ["slide.svs", "slide.SVS", "slide.btf", "slide"])
+def test_a_tiff_of_another_name_is_read_by_window_and_level(tmp_path: Path, name: str) -> None:
+    levels = write_pyramid(tmp_path / name)
+    for level, expected in enumerate(levels):
+        image = open_windows(str(tmp_path / name), LevelChoice(level=level))
+        assert image is not None
+        assert np.array_equal(image.read(Box(3, 5, 60, 70))[..., 0], expected[3:60, 5:70])
+
+
 def test_a_level_that_is_not_there(tmp_path: Path) -> None:
     path = tmp_path / "image.tif"
     write_pyramid(path)

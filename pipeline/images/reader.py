@@ -28,6 +28,7 @@ FORMATS = {
     ".jpeg": "JPEG",
     ".tif": "TIFF",
     ".tiff": "TIFF",
+    ".svs": "TIFF",  # Aperio's slides
 }
 """File name suffix → format; also what counts as an image in a listing."""
 

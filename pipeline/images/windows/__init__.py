@@ -44,7 +44,7 @@ def open_windows(uri: str, choice: LevelChoice = FINEST) -> WindowedImage | None
         from pipeline.images.windows.zarr import open_zarr  # imports much that few need
 
         found = open_zarr(uri, choice)
-    elif FORMATS.get(PurePosixPath(uri).suffix.lower()) == "TIFF" and _is_tiff(uri):
+    elif _may_be_tiff(uri) and _is_tiff(uri):
         found = open_tiff(uri, choice)
     if found is None:
         if choice.level or choice.mpp:
@@ -56,6 +56,11 @@ def open_windows(uri: str, choice: LevelChoice = FINEST) -> WindowedImage | None
     if height * width > _MOST_PIXELS or channels > 1024:
         raise RejectError("too_large", f"says to have {height} x {width} x {channels} values")
     return found
+
+
+def _may_be_tiff(uri: str) -> bool:
+    """By its name, which in a manifest may be any."""
+    return FORMATS.get(PurePosixPath(uri).suffix.lower(), "TIFF") == "TIFF"
 
 
 def _is_tiff(uri: str) -> bool:
