@@ -449,6 +449,33 @@ def test_a_tiff_with_absurd_dimensions(tmp_path: Path, side: int) -> None:
     assert caught.value.code in ("corrupt", "too_large")
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_of_several_images_in_a_zarr_the_first_is_read(tmp_path: Path, version: int) -> None:
+    """As bioformats2raw lays out a slide, with its label and overview as further images."""
+    path = tmp_path / "slide.zarr"
+    layout = {"bioformats2raw.layout": 3}
+    group = zarr.open_group(str(path), mode="w", zarr_format=version)
+    group.attrs.update(layout if version == 2 else {"ome": {"version": "0.5"} | layout})
+    pixels = write_zarr(path / "0", version, "tczyx")
+    write_zarr(path / "1", version, "yx")
+    image = open_windows(str(path))
+    assert image is not None
+    assert np.array_equal(image.read(Box(0, 0, H, W)), pixels)
+    assert open_windows(str(path), LevelChoice(level=1)).shape == (H // 2, W // 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"), [({"plate": {}}, "is a plate"), ({}, "has no multiscales")]
+)
+def test_a_zarr_that_is_no_image_is_said_so(
+    tmp_path: Path, attributes: dict[str, object], message: str
+) -> None:
+    zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2).attrs.update(attributes)
+    with pytest.raises(RejectError, match=message) as caught:
+        open_windows(str(tmp_path / "a.zarr"))
+    assert caught.value.code == "layout"
+
+
 def test_a_folder_that_is_no_image(tmp_path: Path) -> None:
     path = tmp_path / "image.zarr"
     write_zarr(path, 2)

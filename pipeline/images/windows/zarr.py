@@ -69,9 +69,7 @@ def open_zarr(uri: str, choice: LevelChoice) -> ZarrWindows:
     """
     store = DoorStore(uri)
     with refused("is no OME-Zarr image"):
-        group = zarr.open_group(store, mode="r")
-        described: dict[str, Any] = dict(group.attrs)
-        multiscale: dict[str, Any] = described.get("ome", described)["multiscales"][0]
+        group, multiscale = _first_image(zarr.open_group(store, mode="r"))
         axes = _axes(multiscale)
         paths = [entry["path"] for entry in multiscale["datasets"]]
         arrays: list[Any] = [group[path] for path in paths]
@@ -89,6 +87,28 @@ def open_zarr(uri: str, choice: LevelChoice) -> ZarrWindows:
                 "supported",
             )
     return ZarrWindows(array, axes)
+
+
+def _first_image(group: Any) -> tuple[Any, dict[str, Any]]:
+    """The group that holds the image, and what it says: as of a TIFF, the first of several.
+
+    bioformats2raw puts a slide, its label and its overview into groups that are numbered.
+    """
+    described = _described(group)
+    if "bioformats2raw.layout" in described:
+        group = group["0"]
+        described = _described(group)
+    if "plate" in described:
+        raise RejectError("layout", "is a plate of many images; one image a Zarr is supported")
+    if not described.get("multiscales"):
+        raise RejectError("layout", "is no OME-Zarr image: its metadata has no multiscales")
+    return group, described["multiscales"][0]
+
+
+def _described(group: Any) -> dict[str, Any]:
+    attributes: dict[str, Any] = dict(group.attrs)
+    found: dict[str, Any] = attributes.get("ome", attributes)
+    return found
 
 
 def _axes(multiscale: dict[str, Any]) -> str:
