@@ -1,10 +1,14 @@
 """Measurements of objects, held against their definitions one object at a time."""
 
+import tracemalloc
+
+import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from pipeline.predicting.merging import merge_sums
+from pipeline.exporting.geojson import outline, runs_in_image
+from pipeline.predicting.merging import decode_runs, encode_runs, merge_sums
 from pipeline.predicting.objects import ObjectSums, measure_objects, measures_of
 from pipeline.synthetic import make_scene
 
@@ -72,3 +76,36 @@ def test_no_objects() -> None:
     assert len(found.areas) == len(found.rles) == 0
     assert found.boxes.shape == (0, 4)
     assert found.intensity_means.shape == (0, 3)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_runs_are_those_of_the_mask(seed: int) -> None:
+    """Of specks, stripes that fill columns, and all between; as pycocotools draws them."""
+    rng = np.random.default_rng(seed)
+    height, width = (int(n) for n in rng.integers(1, 60, 2))
+    blurred = cv2.blur(rng.random((height, width)), (1, int(rng.integers(1, 9))))
+    mask = (blurred >= np.quantile(blurred, rng.random())).astype(np.uint8)
+    code = coco_mask.encode(np.asfortranarray(mask))["counts"].decode()
+    runs = decode_runs(code, (7, 11, 7 + height, 11 + width))
+    drawn = np.zeros_like(mask)
+    for x, y0, y1 in (runs - (11, 7, 7)).tolist():
+        drawn[y0:y1, x] += 1
+    assert np.array_equal(drawn, mask)
+    assert encode_runs(runs, (7, 11, 7 + height, 11 + width)) == code
+
+
+def test_an_object_is_exported_in_the_memory_of_its_outline() -> None:
+    """A disc of 1.2 gigapixels."""
+    radius = 20_000
+    x = np.arange(2 * radius)
+    half = np.sqrt(radius**2 - (x - radius + 0.5) ** 2).astype(int)
+    disc = np.stack([x, radius - half, radius + half], 1).astype(np.int32)
+    y0, y1 = int(disc[:, 1].min()), int(disc[:, 2].max())
+    row = {"y0": y0, "x0": 0, "y1": y1, "x1": len(x)}
+    row["rle"] = encode_runs(disc, (y0, 0, y1, len(x)))
+    tracemalloc.start()
+    polygon = outline(runs_in_image(row))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert polygon.area == 2 * half.sum()
+    assert peak < 50 << 20

@@ -4,13 +4,11 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-
 from pipeline import storage
 from pipeline.errors import DatasetError
 from pipeline.exporting.base import Chosen, object_batches
-from pipeline.exporting.geojson import mask_of
-from pipeline.predicting.merging import encode_runs, runs_of
+from pipeline.exporting.geojson import runs_in_image
+from pipeline.predicting.merging import encode_runs
 from pipeline.records import thing_ids
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.snapshot import Snapshot
@@ -77,8 +75,6 @@ def _annotations(images: list[Chosen], snapshot: Snapshot) -> Iterator[dict[str,
         for batch in object_batches(snapshot, image, _COLUMNS):
             for row in batch.to_pylist():
                 number += 1
-                mask = mask_of(row).astype(np.int32)
-                (runs,) = runs_of(mask, [1], (row["y0"], row["x0"]))
                 yield {
                     "id": number,
                     "image_id": image_number,
@@ -89,6 +85,8 @@ def _annotations(images: list[Chosen], snapshot: Snapshot) -> Iterator[dict[str,
                     "iscrowd": 0,
                     "segmentation": {
                         "size": [image.height, image.width],
-                        "counts": encode_runs(runs, (0, 0, image.height, image.width)),
+                        "counts": encode_runs(
+                            runs_in_image(row), (0, 0, image.height, image.width)
+                        ),
                     },
                 }

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from pipeline import storage
 from pipeline.exporting.base import Chosen, object_batches
-from pipeline.predicting.merging import runs_of
+from pipeline.predicting.merging import decode_runs
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.snapshot import Snapshot
 
@@ -40,7 +39,7 @@ def export_image(dataset: OutputDataset, image: Chosen, folder: str) -> None:
 def _features(snapshot: Snapshot, image: Chosen) -> Iterator[dict[str, Any]]:
     for batch in object_batches(snapshot, image, _COLUMNS):
         for row in batch.to_pylist():
-            polygon = outline(mask_of(row), (row["y0"], row["x0"]))
+            polygon = outline(runs_in_image(row))
             yield {
                 "type": "Feature",
                 "id": row["object_id"],
@@ -54,15 +53,12 @@ def _features(snapshot: Snapshot, image: Chosen) -> Iterator[dict[str, Any]]:
             }
 
 
-def mask_of(row: dict[str, Any]) -> NDArray[np.uint8]:
-    """(H, W) over the object's box."""
-    size = [row["y1"] - row["y0"], row["x1"] - row["x0"]]
-    mask: NDArray[np.uint8] = coco_mask.decode({"size": size, "counts": row["rle"].encode()})
-    return mask
+def runs_in_image(row: dict[str, Any]) -> NDArray[np.int32]:
+    """(R, 3) runs of an object's pixels: x, y0, y1."""
+    return decode_runs(row["rle"], (row["y0"], row["x0"], row["y1"], row["x1"]))
 
 
-def outline(mask: NDArray[np.uint8], corner: tuple[int, int]) -> shapely.Geometry:
-    """The area that the pixels of a mask cover, which begins at `corner` of the image."""
-    (runs,) = runs_of(mask.astype(np.int32), [1], corner)
+def outline(runs: NDArray[np.int32]) -> shapely.Geometry:
+    """The area that the pixels of (R, 3) runs cover."""
     x, y0, y1 = runs.T
     return shapely.union_all(shapely.box(x, y0, x + 1, y1)).simplify(0)

@@ -97,3 +97,39 @@ def encode_runs(runs: NDArray[np.int32], box: Sequence[int]) -> str:
     code = {"size": [height, width], "counts": counts.tolist()}
     compressed: bytes = coco_mask.frPyObjects(code, height, width)["counts"]
     return compressed.decode("ascii")
+
+
+def decode_runs(rle: str, box: Sequence[int]) -> NDArray[np.int32]:
+    """(R, 3) runs of a mask that is given as COCO compressed RLE over its box: see `encode_runs`.
+
+    Without the bitmap that pycocotools would make, which a large object has no memory for.
+    """
+    y0, x0, y1, _ = (int(edge) for edge in box)
+    height = y1 - y0
+    borders = np.cumsum(_counts(rle))  # of nothing, mask, nothing, mask …, column after column
+    ends = borders[1::2]
+    starts = borders[::2][: len(ends)]
+    first = starts // height
+    columns = (ends - 1) // height - first + 1  # that each goes through
+    owner = np.repeat(np.arange(len(columns)), columns)
+    column = first[owner] + np.arange(len(owner)) - (np.cumsum(columns) - columns)[owner]
+    top = np.maximum(starts[owner] - column * height, 0)
+    bottom = np.minimum(ends[owner] - column * height, height)
+    return np.stack([x0 + column, y0 + top, y0 + bottom], 1).astype(np.int32)
+
+
+def _counts(rle: str) -> NDArray[np.int64]:
+    """Lengths of the code's runs, as `rleFrString` in COCO's maskApi.c reads them.
+
+    A number has 5 bits a character, the lowest first, of which a sixth says that it goes on.
+    """
+    characters = np.frombuffer(rle.encode("ascii"), np.uint8).astype(np.int64) - 48
+    last = np.flatnonzero(characters & 0x20 == 0)
+    first = np.append(0, last[:-1] + 1)
+    shift = 5 * (np.arange(len(characters)) - np.repeat(first, last - first + 1))
+    counts: NDArray[np.int64] = np.add.reduceat((characters & 0x1F) << shift, first)
+    counts -= (characters[last] & 0x10) << (shift[last] + 1)  # the highest bit is the sign
+    # From the fourth on they say how they differ from the last but one.
+    counts[1::2] = np.cumsum(counts[1::2])
+    counts[2::2] = np.cumsum(counts[2::2])
+    return counts
