@@ -1,6 +1,6 @@
 """An output dataset held against annotated images."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,7 +136,7 @@ def _predicted_ids(
     for batch in dataset.consistent(lambda now: list(now.scan("images", columns))):
         for row in batch.to_pylist():
             own = by_uri.get(row["uri"])
-            name = own or storage.name_of(row["uri"]).rpartition(".")[0]
+            name = own or _stem(row["uri"])
             if name not in wanted or name in itself:
                 continue
             if own is not None:
@@ -148,11 +148,35 @@ def _predicted_ids(
         raise DataError(f"{dataset.uri} holds more than one image named {name}")
     missing = sorted(wanted - found.keys())
     if missing:
-        raise DataError(
-            f"{len(missing)} of {len(wanted)} annotated images have no prediction in "
-            f"{dataset.uri}, such as {missing[0]}; predict them, or choose a --split"
+        text = (
+            f"{len(missing)} of {len(wanted)} annotated images have no prediction in {dataset.uri}"
         )
+        if rejects := _rejects(dataset, missing, by_uri):
+            name, reason = rejects[0]
+            raise DataError(
+                f"{text}; {len(rejects)} of them were rejected, such as {name} ({reason}): mend "
+                "what is wrong and predict with --retry-rejects, or choose a --split"
+            )
+        raise DataError(f"{text}, such as {missing[0]}; predict them, or choose a --split")
     return found
+
+
+def _rejects(
+    dataset: OutputDataset, names: Iterable[str], by_uri: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Those of the names whose prediction ended in a reject, each with its reason."""
+    reasons: dict[str, str] = {}
+    columns = ["uri", "code", "message"]
+    for batch in dataset.consistent(lambda now: list(now.scan("rejects", columns))):
+        for row in batch.to_pylist():
+            name = by_uri.get(row["uri"]) or _stem(row["uri"])
+            reasons[name] = f"{row['code']}: {row['message']}"
+    return [(name, reasons[name]) for name in names if name in reasons]
+
+
+def _stem(uri: str) -> str:
+    """A file's name without suffix."""
+    return storage.name_of(uri).rpartition(".")[0]
 
 
 def _compare(
