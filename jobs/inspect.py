@@ -19,10 +19,13 @@ if TYPE_CHECKING:  # Ray and PyTorch are imported when there is work for them
 
 def work(settings: InspectSettings) -> int:
     """Read all images, print what they say, and fail as a training would."""
+    from pipeline import storage
     from pipeline.distributed.session import ray_session, unwrapped_errors
     from pipeline.distributed.survey import survey
     from pipeline.labels import open_data
 
+    if settings.picture:
+        storage.check_writable(settings.picture)
     given = TrainSettings(
         data=settings.data,
         output="",

@@ -14,6 +14,7 @@ def work(settings: OverlaySettings) -> int:
     from pipeline.overlay import draw_sheet
     from pipeline.tables.dataset import OutputDataset
 
+    storage.check_writable(settings.picture)
     sheet = draw_sheet(OutputDataset.open(settings.dataset), settings.images, settings.side)
     storage.write_bytes(settings.picture, to_png(sheet))
     console.print(f"picture: {settings.picture}", highlight=False)

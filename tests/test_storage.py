@@ -139,6 +139,26 @@ def test_walk_of_one_file_or_of_nothing(place: str) -> None:
     assert storage.list_names(f"{place}/nothing") == []
 
 
+def test_what_can_be_written_is_known_before_and_leaves_no_trace(place: str) -> None:
+    storage.check_writable(f"{place}/a/b.json")
+    assert not storage.exists(place)
+    storage.write_bytes(f"{place}/a/b.json", b"1")
+    storage.check_writable(f"{place}/a/b.json")
+    assert storage.list_names(f"{place}/a") == ["b.json"]
+    assert storage.read_bytes(f"{place}/a/b.json") == b"1"
+
+
+def test_a_file_where_a_folder_is_meant_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for uri in (f"{tmp_path}/file/a.json", f"{tmp_path}/file/a/b.json"):
+        for call in (storage.check_writable, CALLS["write"], CALLS["create"]):
+            with pytest.raises(StorageError, match=f"{tmp_path}/file is a file, not a folder"):
+                call(uri)
+    with pytest.raises(StorageError, match=f"cannot write {tmp_path}: it is a folder"):
+        storage.check_writable(str(tmp_path))
+    assert storage.list_names(f"{tmp_path}/file") == []
+
+
 def test_a_walk_that_is_left_early_leaves_no_thread(place: str) -> None:
     write_all(place, [f"{i % 20}/{i}" for i in range(60)])
     files = storage.walk(place)
@@ -213,6 +233,7 @@ CALLS = {
     "read of known size": lambda uri: storage.read_bytes(uri, 1),
     "write": lambda uri: storage.write_bytes(uri, b"x"),
     "create": lambda uri: storage.create_bytes(uri + "-new", b"x"),
+    "writable": lambda uri: storage.check_writable(uri),
     "exists": lambda uri: storage.exists(uri),
     "stat": lambda uri: storage.stat(uri),
     "names": lambda uri: storage.list_names(uri),

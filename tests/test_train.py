@@ -17,8 +17,9 @@ from pipeline.config import (
     PredictSettings,
     TrainSettings,
 )
+from pipeline.distributed.train import train_bundle
 from pipeline.distributed.train_worker import explained_memory
-from pipeline.errors import DataError, SettingsError
+from pipeline.errors import DataError, SettingsError, StorageError
 from pipeline.evaluation import evaluate as measure
 from pipeline.labels import open_data
 from pipeline.models.bundle import load_spec
@@ -40,6 +41,17 @@ def test_the_learning_rate_is_annealed_to_the_end_of_the_time() -> None:
     assert schedule.factor(1) == pytest.approx(0)
     by_steps = Schedule(TrainSettings(data="d", output="o", epochs=4), 10, time.time())
     assert [by_steps.progress(n) for n in (0, 20, 40)] == [0, 0.5, 1]
+
+
+def test_an_output_that_cannot_be_written_is_told_before_any_image_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for given in ({"output": "file/model"}, {"output": "model", "checkpoints": "file"}):
+        places = {key: str(tmp_path / value) for key, value in given.items()}
+        with pytest.raises(StorageError, match="file is a file, not a folder"):
+            train_bundle(
+                TrainSettings(data=str(tmp_path / "nowhere"), **places), lambda report: None
+            )
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_whole_path_finds_most_objects(

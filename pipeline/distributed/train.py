@@ -48,6 +48,7 @@ from pipeline.training.recorders.group import RecorderGroup, recording
 from pipeline.training.reports import OnReport, Validation, load_validation
 from pipeline.training.state import load_snapshot
 from pipeline.training.unfinished import (
+    check_writable,
     checkpoints_uri,
     find_unfinished,
     mark_finished,
@@ -97,6 +98,7 @@ def train_bundle(
     """
     began = time.time()
     unfinished = find_unfinished(settings)
+    check_writable(settings)
     pretrained = None if unfinished else find_pretrained(settings)
     before = unfinished or pretrained
     filled = before.fill_in(settings) if before else settings

@@ -11,6 +11,7 @@ the backend's own chain (environment, profile, role), never from settings.
     ranges.py      parts of files
     streams.py     files that are written as their content comes
     exclusive.py   create a file, with one winner
+    writable.py    whether a place can be written to
     unfinished.py  what local writes that never ended have left
     listing.py     everything below a folder or prefix; s3_listing.py, local_listing.py: how
 """
@@ -34,12 +35,14 @@ from pipeline.storage.ranges import open_seekable, read_ranges
 from pipeline.storage.streams import open_file, open_output
 from pipeline.storage.unfinished import unfinished_files
 from pipeline.storage.uris import absolute, canonical, content_hash, join, name_of, resolve
+from pipeline.storage.writable import check_writable
 
 __all__ = [
     "StoredFile",
     "absolute",
     "arrow_filesystem",
     "canonical",
+    "check_writable",
     "content_hash",
     "copy_folder",
     "create_bytes",

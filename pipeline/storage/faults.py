@@ -7,6 +7,7 @@ the HTTP status, then the class.
 
 import contextlib
 import errno
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -124,7 +125,7 @@ def _ours(error: Exception, what: str, fs: Any, path: str) -> StorageError:
         return UnavailableError(f"{what}: the store did not answer as it should: {_text(error)}")
     if code in FORBIDDEN or isinstance(error, PermissionError) or _status(error) == 403:
         return ForbiddenError(f"{what}: access is denied")
-    return StorageError(f"{what}: {_text(error)}")
+    return StorageError(f"{what}: {_file_on_the_way(error) or _text(error)}")
 
 
 def _is_transient(error: Exception, code: str, names: set[str]) -> bool:
@@ -161,9 +162,26 @@ def _status(error: BaseException) -> int:
     return 0
 
 
+def _file_on_the_way(error: Exception) -> str:
+    """Where a local path leads through a file: which; else empty."""
+    place = str(getattr(error, "filename", None) or "")
+    while isinstance(error, NotADirectoryError | FileExistsError) and place.strip("/"):
+        if os.path.isfile(place):
+            return f"{place} is a file, not a folder"
+        place = os.path.dirname(place)
+    return ""
+
+
 def _text(error: BaseException) -> str:
     code = code_of(error)
-    return one_line(error) if code in one_line(error) else f"{code}: {one_line(error)}"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder"
+    text = one_line(error)
+    if type(error) is OSError:  # the system's: without its number and the name of a temporary file
+        text = (
+            str(error.strerror) if error.filename else text.removeprefix(f"[Errno {error.errno}] ")
+        )
+    return text if code in text else f"{code}: {text}"
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -55,6 +55,8 @@ def list_names(uri: str) -> list[str]:
     try:
         if is_s3(fs):
             return sorted(s3_listing.names(fs, path, uri))
+        if isinstance(fs, LocalFileSystem):
+            return sorted(retried(lambda: local_listing.names(path), uri, "list"))
         entries: list[str] = retried(lambda: fs.ls(path, detail=False), uri, "list", fs, path)
     except MissingError:
         return []

@@ -32,6 +32,14 @@ def paths(root: str, uri: str) -> Iterator[str]:
     return (entry.path[start:] for entry in _entries(root, uri))
 
 
+def names(folder: str) -> list[str]:
+    """Names directly below a folder; none where it is a file."""
+    try:
+        return os.listdir(folder)
+    except NotADirectoryError:
+        return []
+
+
 def _entries(root: str, uri: str) -> Iterator["os.DirEntry[str]"]:
     # Each folder with those above it, as (device, inode): a link back to one of them is a loop.
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(root, frozenset())]

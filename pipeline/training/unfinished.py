@@ -81,6 +81,17 @@ def find_unfinished(settings: TrainSettings) -> Unfinished | None:
     return newest
 
 
+def check_writable(settings: TrainSettings) -> None:
+    """Find out before any image is read whether the output and the checkpoints can be written.
+
+    Raises:
+        StorageError: they can't.
+    """
+    storage.check_writable(_marker_uri(settings))
+    if settings.checkpoints:
+        storage.check_writable(storage.join(checkpoints_uri(settings), STATE_NAME))
+
+
 def can_resume(settings: TrainSettings) -> bool:
     """Whether a training to this output was begun and not finished."""
     return storage.exists(_marker_uri(settings))
