@@ -28,7 +28,7 @@ def work(settings: InspectSettings) -> int:
         storage.check_writable(settings.picture)
     given = TrainSettings(
         data=settings.data,
-        output="",
+        output="none is written",
         max_minutes=settings.max_minutes,
         pretrained=settings.pretrained,
     )

@@ -25,6 +25,19 @@ S = TypeVar("S", bound=JobSettings)
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _REQUIRED = re.compile("arguments are required")
+_GIVEN = re.compile(r"argument (\S+)/(\S+): ignored explicit argument (.+)")
+_TAKES = {
+    "int": "takes a whole number",
+    "float": "takes a number",
+    "finite": "takes a finite number",
+    "bool": "takes true or false",
+    "list": "takes a list",
+    "tuple": "takes a list",
+    "string": "takes a text",
+}
+"""What a setting takes, by the first word of the error's type in pydantic …"""
+_OF_TYPE = {"parsing", "parsing_size", "type", "from_float", "number"}
+"""… where the rest of it is one of these."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -152,17 +165,31 @@ def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
     """A section of settings, which may be given in several places."""
     found = values.setdefault(name, {})
     if not isinstance(found, dict):
-        raise SettingsError(f"setting {name}: is a section of settings, not {found!r}")
+        raise SettingsError(f"setting {name}: {_no_section(found)}")
     return found
+
+
+def _no_section(value: object) -> str:
+    if value is None:
+        return "is a section with nothing in it: indent its settings below it, or leave it out"
+    return f"is a section of settings, not {value!r}"
 
 
 def _flag_problem(kind: type[JobSettings], message: str) -> str:
     message = message.removeprefix("error parsing CLI: ")
     wrong, _, rest = message.partition("unrecognized arguments: ")
-    if wrong or not rest.startswith("--"):
+    bare = positionals(kind)
+    if given := _GIVEN.match(message):
+        return f"flag {given[1]} takes no value, not {given[3]}; {given[2]} is its opposite"
+    if _REQUIRED.search(message):
+        return f"{' and '.join(bare)} stands without a flag, and is missing; --help tells more"
+    if wrong:
         return message
     flag = rest.split()[0].split("=")[0]
-    bare = positionals(kind)
+    if not flag.startswith("-"):
+        return (
+            f"{flag} stands without a flag, and nothing is expected there; --help lists the flags"
+        )
     known = ["--" + key.replace("_", "-") for key in _keys(kind) if key not in bare]
     if flag.removeprefix("--") in bare:
         return f"{flag.removeprefix('--')} stands without a flag: leave out {flag}"
@@ -185,10 +212,17 @@ def _key_problem(kind: type[BaseModel], error: ErrorDetails) -> str:
     if error["type"] == "missing":
         flag = "--" + key.replace("_", "-")
         return f"setting {key} is missing: give {flag}, or {key}: in the settings file"
-    reason = error["msg"].removeprefix("Value error, ")
+    value = error["input"]
+    if error["type"] == "model_type":
+        return f"setting {key}: {_no_section(value)}"
+    if value == "":
+        return f"setting {key}: is empty"
+    word, _, rest = error["type"].partition("_")
+    reason = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    reason = _TAKES.get(word, reason) if rest in _OF_TYPE else reason
     if not key:
         return reason
-    return f"setting {key}: {reason[0].lower()}{reason[1:]}, not {error['input']!r}"
+    return f"setting {key}: {reason[0].lower()}{reason[1:]}, not {value!r}"
 
 
 def _did_you_mean(word: str, known: list[str]) -> str:

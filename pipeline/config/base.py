@@ -1,8 +1,9 @@
 """What settings are made of."""
 
 import hashlib
+import inspect
 import json
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -18,7 +19,7 @@ PRECISION = "of the network; auto: bfloat16 where the processor has it in hardwa
 class Section(BaseModel):
     """A group of settings inside a job's settings."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_min_length=1)
 
 
 class JobSettings(BaseSettings):
@@ -33,11 +34,17 @@ class JobSettings(BaseSettings):
         cli_avoid_json=True,
         cli_exit_on_error=False,
         protected_namespaces=(),
+        allow_inf_nan=False,
+        str_min_length=1,  # an empty one is a shell's variable that is not set
     )
 
     config: str | None = Field(
         None, description="YAML file or URI with settings; flags win over it"
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        cls.__doc__ = inspect.cleandoc(cls.__doc__ or "")  # as --help prints it
 
     @classmethod
     def settings_customise_sources(

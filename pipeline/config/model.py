@@ -1,8 +1,8 @@
 """What a model bundle holds: the network's shape, its input, and its method."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pipeline.config.base import CHOSEN, Section
 
@@ -87,7 +87,7 @@ class MethodSettings(Section):
         "proposals: also objects that overlap, each whole, as long as they are star-convex; "
         "auto: instance when the labels hold instances",
     )
-    class_weights: list[float] | None = Field(
+    class_weights: list[Annotated[float, Field(ge=0)]] | None = Field(
         None, description=f"weight of each class in the loss, in the order of ids; {CHOSEN}"
     )
     focal: float = Field(
@@ -152,6 +152,20 @@ class MethodSettings(Section):
         description="objects that are less likely right are left out, their pixels keep their "
         "class; learned, so that AP at IoU 0.5 is best",
     )
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _are_numbers(cls, value: object) -> object:
+        if isinstance(value, str):  # what is left of a flag whose values are none
+            raise ValueError("takes a finite number for each class, with commas between them")
+        return value
+
+    @field_validator("class_weights")
+    @classmethod
+    def _weigh_something(cls, value: list[float] | None) -> list[float] | None:
+        if value and not any(value):
+            raise ValueError("takes a weight above 0 for one class at least")
+        return value
 
     @property
     def overlapping(self) -> bool:

@@ -97,7 +97,8 @@ class PredictSettings(CollectionSettings, WritingSettings):
         0.2,
         ge=0,
         le=1,
-        description="of the images done; more are not pruned, since the listing may be at fault",
+        description="largest share of the images done that may go; more are not pruned, since the "
+        "listing may be at fault",
     )
     stall_seconds: int = Field(
         600,

@@ -87,7 +87,9 @@ class OptimizerSettings(Section):
     fine_tuning: float = Field(
         0.5, gt=0, le=1, description="share of it that a pretrained network goes on with"
     )
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(
+        1e-4, ge=0, description="how much the weights shrink at each step, times the learning rate"
+    )
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the training spent warming up")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the gradient")
     ema: float = Field(
@@ -102,7 +104,7 @@ class OptimizerSettings(Section):
 class RecordSettings(Section):
     """What a training leaves to look at, beside the model."""
 
-    metrics: bool = Field(True, description="metrics.jsonl in the bundle: a line an epoch")
+    metrics: bool = Field(True, description="metrics.jsonl in the bundle: a line a validation")
     tensorboard: bool = Field(
         True, description="event files for TensorBoard in OUTPUT/tensorboard, with pictures"
     )
@@ -187,7 +189,7 @@ class TrainSettings(LogSettings):
         description="type of the convolutions' weights in the bundle; bfloat16 is half the size, "
         "and is what is validated",
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="of all that is drawn at random")
     checkpoints: str | None = Field(
         None, description="folder or URI of the checkpoints; by default inside the output"
     )
