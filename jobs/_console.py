@@ -1,5 +1,6 @@
 """What the jobs show: live bars on a terminal, a few plain lines anywhere else."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,8 +70,12 @@ def print_table(header: list[str], rows: list[list[object]], title: str | None =
         table.add_column(name, justify=justify, overflow="fold", no_wrap=numeric)
     for row in rows:
         table.add_row(*(_cell(value) for value in row))
-    width = None if console.is_terminal else max(console.width, console.measure(table).maximum)
-    console.print(table, highlight=False, width=width)
+    if console.is_terminal:
+        console.print(table, highlight=False)
+        return
+    unbounded = console.options.update(max_width=sys.maxsize)
+    width = max(console.width, console.measure(table, options=unbounded).maximum)
+    Console(file=console.file, width=width).print(table, highlight=False)
 
 
 def _cell(value: object) -> str:

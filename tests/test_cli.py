@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jobs.__main__ import JOBS
+from jobs._console import print_table
 from tests.conftest import run_cli
 
 
@@ -24,6 +25,16 @@ def test_help_and_wrong_usage(job: str) -> None:
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: ")
     assert wrong.stderr.count("\n") == 1
+
+
+def test_away_from_a_terminal_a_row_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """However long its texts are: a program cuts lines, and a person scrolls."""
+    uri = f"s3://bucket/{'long/' * 40}name with spaces.png"
+    print_table(["uri", "n objects"], [[uri, 7], ["b", 12]], "title of the table")
+    title, header, *rows = capsys.readouterr().out.splitlines()
+    assert title.strip() == "title of the table"
+    assert header.split() == ["uri", "n", "objects"]
+    assert [row.rsplit(maxsplit=1) for row in rows] == [[uri, "7"], ["b", "12"]]
 
 
 def test_failure_is_one_line_and_exit_1(tmp_path: Path) -> None:
