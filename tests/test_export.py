@@ -17,7 +17,7 @@ from jobs._main import run_job
 from pipeline.config import ExportSettings, MethodSettings
 from pipeline.methods import build_method
 from pipeline.predicting.objects import measure_objects
-from pipeline.records import PredictedImage, Segmentation, SourceImage
+from pipeline.records import ClassSpec, PredictedImage, Segmentation, SourceImage
 from pipeline.synthetic import CLASSES
 from pipeline.tables import masks
 from pipeline.tables.dataset import OutputDataset
@@ -184,3 +184,20 @@ def test_nothing_to_export_is_told(dataset: OutputDataset, capsys: pytest.Captur
     words = [dataset.uri, "--to", "coco", "--images", "*.png"]
     assert run_job(ExportSettings, export.work, words) == 1
     assert "holds no image that matches *.png" in capsys.readouterr().err
+
+
+def test_classes_of_pixels_alone_have_nothing_to_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Instead of a folder of empty label images."""
+    classes = (ClassSpec(id=0, name="sky", kind="stuff"),)
+    dataset = OutputDataset.accepting(
+        str(tmp_path / "out"), DatasetSpec(classes=classes, model="model", settings={})
+    )
+    dataset.create()
+    words = [dataset.uri, "--to", "tiff", "--target", str(tmp_path / "tiffs")]
+    assert run_job(ExportSettings, export.work, words) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "has no class of things, so no objects to export; its class maps are the PNGs" in told
+    assert not (tmp_path / "tiffs").exists()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.errors import DatasetError
+from pipeline.records import thing_ids
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.masks import decode_tile
 from pipeline.tables.snapshot import Snapshot
@@ -36,8 +37,13 @@ def choose_images(dataset: OutputDataset, pattern: str | None) -> list[Chosen]:
     """The images whose URI or file name matches a shell pattern; by default all.
 
     Raises:
-        DatasetError: there are none.
+        DatasetError: there are none, or no class of things, whose objects are what is exported.
     """
+    if not thing_ids(dataset.classes):
+        raise DatasetError(
+            f"{dataset.uri} has no class of things, so no objects to export; its class maps are "
+            f"the PNGs in the column semantic of {storage.join(dataset.uri, 'masks')}"
+        )
     columns = ["image_id", "uri", "height", "width"]
     rows = dataset.read("images", columns).sort_by("uri").to_pylist()
     found = [row for row in rows if pattern is None or _matches(row["uri"], pattern)]
