@@ -57,6 +57,23 @@ def test_an_object_matches_only_its_own_class() -> None:
     assert figures.scores.error == pytest.approx((0.3 + 0.9) / 2)  # .7 is right, .9 is not
 
 
+def test_a_class_without_objects_is_neither_right_nor_wrong() -> None:
+    """It had a panoptic quality of 1: of classes that are rare, nothing had to be found."""
+    nothing = label([0] * 12, [0] * 12)
+    none = Segmentation(
+        nothing.semantic, nothing.instances, np.zeros(0, np.uint8), np.zeros(0, np.float32)
+    )
+    cells = label([2] * 4 + [0] * 8, [1] * 4 + [0] * 8)
+    for truth, pq in ((cells, 0.0), (nothing, None)):
+        found = judge_objects(truth, none, [CELL, CRYSTAL])
+        pixels = confusion(truth.semantic, none.semantic)
+        figures = summarize("val", [found], pixels, CLASSES, [CELL, CRYSTAL])
+        _, cell, crystal = figures.classes
+        assert figures.pq == pq
+        assert (cell.pq, cell.ap_50) == (pq, pq)
+        assert (crystal.pq, crystal.ap_50, crystal.n_true) == (None, None, 0)
+
+
 def test_an_object_is_of_the_class_of_most_of_its_pixels() -> None:
     semantic = np.array([[2, 2, 3, 3, 3, 0]], np.uint8)
     instances = np.array([[1, 1, 1, 4, 4, 0]], np.int32)

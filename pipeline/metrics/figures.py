@@ -1,7 +1,7 @@
 """The figures of predicted labels against true ones, alike in a training and in an evaluation."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,7 +45,7 @@ class Figures:
     ap_pooled: dict[str, float]
     """IoU threshold → AP over all objects together."""
     pq: float | None
-    """Panoptic quality, mean over the classes of things."""
+    """Panoptic quality, mean over the classes of things that occur."""
     count_error: float | None
     """Sum of |predicted - true| over images and classes, divided by the number of true objects."""
     count_bias: float | None
@@ -82,7 +82,7 @@ def summarize(
         images=len(objects),
         ap_mean=_by_threshold(np.mean([one.ap for one in per_image], axis=0)) if counted else {},
         ap_pooled=_by_threshold(sum_matches(per_image).ap) if counted else {},
-        pq=float(np.mean([m.pq[0] for m in per_class.values()])) if counted else None,
+        pq=_mean_quality(per_class.values()),
         count_error=_known(error.absolute),
         count_bias=_known(error.bias),
         mean_iou=float(np.mean(ious)) if ious else None,
@@ -107,13 +107,24 @@ def _of_class(
         kind=spec.kind,
         dice=dice,
         iou=iou,
-        pq=float(matches.pq[0]),
-        ap_50=float(matches.ap[0]),
+        pq=float(matches.pq[0]) if _occurs(matches) else None,
+        ap_50=float(matches.ap[0]) if _occurs(matches) else None,
         n_true=sum(one.counts[spec.id][0] for one in objects),
         n_predicted=sum(one.counts[spec.id][1] for one in objects),
         count_error=_known(error.absolute),
         count_bias=_known(error.bias),
     )
+
+
+def _occurs(matches: Matches) -> bool:
+    """Whether there is an object, true or found."""
+    return bool((matches.tp + matches.fp + matches.fn)[0])
+
+
+def _mean_quality(classes: Iterable[Matches]) -> float | None:
+    """Where a class never occurs there is nothing to be right about (Kirillov et al. 2019)."""
+    found = [one.pq[0] for one in classes if _occurs(one)]
+    return float(np.mean(found)) if found else None
 
 
 def _count_error(objects: Sequence[JudgedObjects], counted: Sequence[int]) -> CountError:
