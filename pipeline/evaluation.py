@@ -1,6 +1,7 @@
 """An output dataset held against annotated images."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +44,8 @@ def evaluate(
 ) -> list[Figures]:
     """Figures of all images together, then, with `by`, of each value of that manifest column.
 
-    A prediction belongs to the annotated image that it was made of, or else to the one whose name
-    is its file's name without suffix.
+    A prediction belongs to the annotated image that it was made of, or else to the one whose name,
+    or whose file's name, is its file's name without suffix.
 
     Raises:
         DataError: an annotated image has no prediction, or several, or differs in size.
@@ -124,10 +125,11 @@ def _names(classes: Classes) -> str:
 
 
 def _predicted_ids(
-    dataset: OutputDataset, images: Iterable[AnnotatedImage]
+    dataset: OutputDataset, images: Sequence[AnnotatedImage]
 ) -> dict[str, tuple[str, int, int]]:
     """Name → image_id, height and width of its prediction."""
     wanted = {image.name for image in images}
+    by_name = _by_name(images)
     by_uri = {image.image_uri: image.name for image in images}
     found: dict[str, tuple[str, int, int]] = {}
     twice: set[str] = set()
@@ -136,8 +138,8 @@ def _predicted_ids(
     for batch in dataset.consistent(lambda now: list(now.scan("images", columns))):
         for row in batch.to_pylist():
             own = by_uri.get(row["uri"])
-            name = own or _stem(row["uri"])
-            if name not in wanted or name in itself:
+            name = own or by_name.get(_stem(row["uri"]))
+            if name is None or name in itself:
                 continue
             if own is not None:
                 itself.add(name)
@@ -151,7 +153,7 @@ def _predicted_ids(
         text = (
             f"{len(missing)} of {len(wanted)} annotated images have no prediction in {dataset.uri}"
         )
-        if rejects := _rejects(dataset, missing, by_uri):
+        if rejects := _rejects(dataset, missing, by_uri, by_name):
             name, reason = rejects[0]
             raise DataError(
                 f"{text}; {len(rejects)} of them were rejected, such as {name} ({reason}): mend "
@@ -161,16 +163,27 @@ def _predicted_ids(
     return found
 
 
+def _by_name(images: Sequence[AnnotatedImage]) -> dict[str, str]:
+    """Name of a file without suffix → name of the image: its own, or that of its file alone."""
+    files = Counter(_stem(image.image_uri) for image in images)
+    alone = {_stem(i.image_uri): i.name for i in images if files[_stem(i.image_uri)] == 1}
+    return alone | {image.name: image.name for image in images}
+
+
 def _rejects(
-    dataset: OutputDataset, names: Iterable[str], by_uri: Mapping[str, str]
+    dataset: OutputDataset,
+    names: Iterable[str],
+    by_uri: Mapping[str, str],
+    by_name: Mapping[str, str],
 ) -> list[tuple[str, str]]:
     """Those of the names whose prediction ended in a reject, each with its reason."""
     reasons: dict[str, str] = {}
     columns = ["uri", "code", "message"]
     for batch in dataset.consistent(lambda now: list(now.scan("rejects", columns))):
         for row in batch.to_pylist():
-            name = by_uri.get(row["uri"]) or _stem(row["uri"])
-            reasons[name] = f"{row['code']}: {row['message']}"
+            name = by_uri.get(row["uri"]) or by_name.get(_stem(row["uri"]))
+            if name is not None:
+                reasons[name] = f"{row['code']}: {row['message']}"
     return [(name, reasons[name]) for name in names if name in reasons]
 
 

@@ -131,6 +131,20 @@ def test_evaluation_of_the_truth_is_perfect(name: str, tmp_path: Path) -> None:
     assert figures.count_error == (0 if things else None)
 
 
+def test_predictions_of_copies_are_found_by_the_names_of_their_files(tmp_path: Path) -> None:
+    """Cityscapes' images are named without the end that their files have."""
+    write_cityscapes(tmp_path / "data")
+    data = open_data(str(tmp_path / "data"))
+    copies = []
+    for image in data.images:
+        path = tmp_path / "copies" / Path(image.image_uri).name
+        save(path, picture(0))
+        copies.append(replace(image, image_uri=str(path)))
+    dataset = predict_the_truth(replace(data, images=tuple(copies)), tmp_path / "out")
+    (figures,) = evaluate(dataset, data)
+    assert set(figures.ap_mean.values()) == {1.0}
+
+
 def test_labels_that_tell_no_objects_judge_none(tmp_path: Path) -> None:
     """Objects that were found are neither wrong nor is their true number 0."""
     truth = tmp_path / "data"
