@@ -1,6 +1,8 @@
 """Images that are read by window: what a window holds is what the whole image holds there."""
 
 import contextlib
+import io
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 import tifffile
 import zarr
 from numpy.typing import NDArray
+from PIL import Image
 
 from pipeline import storage
 from pipeline.config import ReaderSettings
@@ -373,6 +376,29 @@ def test_a_jpeg_tile_that_is_cut_short_is_damage(tmp_path: Path, how: str) -> No
         path.write_bytes(data)
     for error in read_both(path):
         assert (error.code, "tile 0" in error.message) == ("corrupt", True)
+
+
+def test_pieces_of_a_jpeg_need_no_end_of_their_own(tmp_path: Path) -> None:
+    """As Hamamatsu cuts the one JPEG of an image, at its restart markers."""
+    path, file = tmp_path / "slide.tif", io.BytesIO()
+    Image.fromarray(INDICES[:64, :128]).save(file, "JPEG", restart_marker_blocks=8)
+    data = file.getvalue()
+    scan = data.index(b"\xff\xda") + 2
+    first = scan + int.from_bytes(data[scan : scan + 2], "big")
+    starts = [first, *(m.end() for m in re.finditer(rb"\xff[\xd0-\xd7]", data[first:]))]
+    starts[1:] = [first + start for start in starts[1:]]
+    said = [(271, 2, None, "Hamamatsu", True), (65420, 4, 1, 1, True)]
+    tifffile.imwrite(
+        path, iter([data]), shape=(64, 128), dtype=np.uint8, compression="jpeg", rowsperstrip=64,
+        metadata=None, extratags=[*said, (65426, 4, len(starts), starts, True)],
+    )  # fmt: skip
+    expected = np.asarray(Image.open(file))
+    image = open_windows(str(path))
+    assert image is not None
+    assert len(image.planes[0].offsets) == 16
+    whole = decode_image(path.read_bytes(), path.name, ReaderSettings())
+    for found in (image.read(Box(0, 0, 64, 128)), whole):
+        assert np.array_equal(found[..., 0], expected)
 
 
 def read_both(path: Path) -> list[RejectError]:

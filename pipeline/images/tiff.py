@@ -106,6 +106,8 @@ def check_all_is_there(series: tifffile.TiffPageSeries, length: int) -> None:
 def check_jpeg_is_whole(page: tifffile.TiffPage, index: int, segment: bytes) -> None:
     """The decoder of JPEG makes up what is missing; here that is an error.
 
+    Not of the pieces of one JPEG that Hamamatsu makes of an image: only the last has its end.
+
     Args:
         index: of the tile or strip.
         segment: its bytes, as they are in the file; of any compression.
@@ -113,7 +115,8 @@ def check_jpeg_is_whole(page: tifffile.TiffPage, index: int, segment: bytes) -> 
     Raises:
         RejectError: it ends before its pixels do.
     """
-    if page.compression in _JPEG and _END_OF_IMAGE not in segment:
+    apart = page.compression in _JPEG and page.jpegheader is None
+    if apart and _END_OF_IMAGE not in segment:
         raise RejectError(
             "corrupt", f"damaged TIFF: tile {index}: the JPEG ends before its pixels do"
         )
