@@ -125,6 +125,13 @@ def test_mistakes_are_one_line(tmp_path: Path, flags: list[str], text: str, line
     assert "\n" not in str(error.value)
 
 
+def test_a_level_is_chosen_in_one_way() -> None:
+    given = ["--input", "i", "--model", "m", "--output", "o", "--mpp", "0.5"]
+    assert read_settings(PredictSettings, given).mpp == 0.5
+    with pytest.raises(SettingsError, match="level and mpp each choose a level"):
+        read_settings(PredictSettings, [*given, "--level", "1"])
+
+
 def test_a_job_may_need_no_flag_at_all() -> None:
     assert read_settings(DemoSettings, []).output == "demo"
 

@@ -186,6 +186,12 @@ class PredictSettings(CollectionSettings, WritingSettings):
             raise ValueError("prune looks at the whole input: leave out where")
         return self
 
+    @model_validator(mode="after")
+    def _one_level(self) -> Self:
+        if self.level and self.mpp is not None:
+            raise ValueError("level and mpp each choose a level of a pyramid: give one of them")
+        return self
+
     def decoding(self, method: MethodSettings) -> MethodSettings:
         """The bundle's method settings with this job's thresholds in their place.
 
