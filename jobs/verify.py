@@ -2,12 +2,16 @@
 
 import sys
 from collections import Counter
+from typing import TYPE_CHECKING
 
 from jobs._log import Log, log_to
 from jobs._main import DAMAGED, DONE, run_job, watched
 from pipeline.config import VerifySettings
 from pipeline.tables.check import Finding
 from pipeline.tables.dataset import OutputDataset
+
+if TYPE_CHECKING:
+    from pipeline.tables.lease import Lease
 
 
 def work(settings: VerifySettings) -> int:
@@ -17,36 +21,24 @@ def work(settings: VerifySettings) -> int:
 
 def _verify(settings: VerifySettings) -> int:
     from pipeline.distributed.session import ray_session, unwrapped_errors
-    from pipeline.distributed.verifying import verify
+    from pipeline.tables.lease import hold_lease, writer
 
     log = log_to(settings.log)
     dataset = OutputDataset.open(settings.dataset)
-    with ray_session(), unwrapped_errors(), log.progress("checking") as tell:
-        findings = list(
-            verify(
-                dataset,
-                lambda done, total: tell(
-                    "progress", f"{done:,}/{total:,} shards", share=done / total
-                ),
-            )
-        )
-    _tell(log, findings, settings.limit)
-    if not findings:
-        return DONE
     if not settings.repair:
-        log.tell("hint", "--repair removes what counts for nothing and plans again what is missing")
-        return DAMAGED
-    return _repair(log, dataset, findings, settings)
-
-
-def _repair(
-    log: Log, dataset: OutputDataset, findings: list[Finding], settings: VerifySettings
-) -> int:
-    from pipeline.distributed.repairing import repair
-    from pipeline.distributed.session import ray_session, unwrapped_errors
-    from pipeline.tables.lease import hold_lease
-
+        if who := writer(dataset.uri):
+            text = (
+                f"{dataset.uri} is being written: {who}; files that are on their way are no finding"
+            )
+            log.tell("writing", text)
+        with ray_session(), unwrapped_errors():
+            findings = _findings(log, dataset, settings, files=who is None)
+        if findings:
+            hint = "--repair removes what counts for nothing and plans again what is missing"
+            log.tell("hint", hint)
+        return DAMAGED if findings else DONE
     with (
+        # From before the look: what is found while others write is no base for a repair.
         hold_lease(
             dataset.uri,
             "jobs.verify",
@@ -56,7 +48,29 @@ def _repair(
         ray_session(),
         unwrapped_errors(),
     ):
-        done = repair(dataset, findings, lease)
+        findings = _findings(log, dataset, settings)
+        return _repair(log, dataset, findings, lease) if findings else DONE
+
+
+def _findings(
+    log: Log, dataset: OutputDataset, settings: VerifySettings, *, files: bool = True
+) -> list[Finding]:
+    from pipeline.distributed.verifying import verify
+
+    with log.progress("checking") as tell:
+
+        def on_checked(done: int, total: int) -> None:
+            tell("progress", f"{done:,}/{total:,} shards", share=done / total)
+
+        findings = list(verify(dataset, on_checked, files=files))
+    _tell(log, findings, settings.limit)
+    return findings
+
+
+def _repair(log: Log, dataset: OutputDataset, findings: list[Finding], lease: "Lease") -> int:
+    from pipeline.distributed.repairing import repair
+
+    done = repair(dataset, findings, lease)
     log.tell(
         "repaired",
         f"repaired: {done.orphans:,} files without use removed, {done.swept:,} shards swept, "

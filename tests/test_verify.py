@@ -20,8 +20,10 @@ from pipeline.errors import CredentialsError, ForbiddenError, StorageError, Unav
 from pipeline.records import Shard
 from pipeline.tables.check import check_shard
 from pipeline.tables.dataset import OutputDataset
+from pipeline.tables.lease import hold_lease
 from pipeline.tables.replacing import record_of_shards, write_record
 from pipeline.tables.schema import SCHEMAS
+from pipeline.tables.shard import discard_shards
 from tests.laws import assert_same_rows, settings, table_files, write_sites
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -295,6 +297,26 @@ def test_a_store_that_does_not_answer_is_no_damage(
     monkeypatch.setattr(storage, "read_bytes", refuse)
     with pytest.raises(error):
         check_shard(snapshot, Shard(min(snapshot.shards), ()))
+
+
+def test_what_a_run_is_writing_is_no_damage(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leave_an_orphan(output, min((output / "masks/site=a").iterdir()).stem)
+    with hold_lease(str(output), "jobs.predict", ttl=3, renew=0.2):
+        code, lines = check(output, capsys)
+        assert code == 0, lines
+        assert "is being written: jobs.predict" in lines[0]["message"]
+        assert run_job(VerifySettings, verify.work, [str(output), "--repair"]) == 1
+    assert check(output, capsys)[0] == 4
+
+
+def test_a_shard_that_was_replaced_meanwhile_is_no_damage(output: Path) -> None:
+    dataset = OutputDataset.open(str(output))
+    before = dataset.snapshot()
+    shard = min(before.shards)
+    discard_shards(dataset.uri, {shard: before.shards[shard]})
+    assert check_shard(before, Shard(shard, ())) == []
 
 
 def test_what_can_not_be_read_now_is_not_discarded(

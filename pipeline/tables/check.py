@@ -55,7 +55,10 @@ def check_shard(snapshot: Snapshot, planned: Shard, *, overlapping: bool = False
     Raises:
         StorageError: a file is there and was not to be had, which says nothing of what it holds.
     """
-    tables, unreadable = _read(snapshot, planned.id)
+    read = _read(snapshot, planned.id)
+    if read is None:
+        return []
+    tables, unreadable = read
     if unreadable:
         return unreadable
     found = [
@@ -74,10 +77,12 @@ def _place(snapshot: Snapshot, planned: Shard) -> Iterator[str]:
         yield f"shard {planned.id} lies in {here}, and was planned for {planned.partition}"
 
 
-def _read(snapshot: Snapshot, shard: str) -> tuple[dict[str, pa.Table], list[Finding]]:
-    tables, unreadable = {}, []
+def _read(snapshot: Snapshot, shard: str) -> tuple[dict[str, pa.Table], list[Finding]] | None:
+    """The tables, and what of them can't be read; None where the shard counts no more."""
+    partition = snapshot.shards[shard]
+    tables, unreadable = dict[str, pa.Table](), list[Finding]()
     for name, schema in SCHEMAS.items():
-        file = shard_file(snapshot.uri, name, snapshot.shards[shard], shard)
+        file = shard_file(snapshot.uri, name, partition, shard)
         try:
             tables[name] = from_parquet(storage.read_bytes(file))
             if not tables[name].schema.equals(schema):
@@ -85,6 +90,8 @@ def _read(snapshot: Snapshot, shard: str) -> tuple[dict[str, pa.Table], list[Fin
             if set(tables[name]["shard"].to_pylist()) - {shard}:
                 raise DatasetError("holds rows of another shard")
         except (MissingError, DatasetError) as error:
+            if not storage.exists(shard_file(snapshot.uri, "images", partition, shard)):
+                return None  # it was replaced or taken out since
             unreadable.append(Finding("unreadable", file, str(error), shard))
     return tables, unreadable
 

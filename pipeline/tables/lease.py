@@ -197,6 +197,17 @@ def check_held(hold: Hold) -> None:
     raise _lost(hold.dataset)
 
 
+def writer(dataset: str) -> str | None:
+    """Who may be writing to a dataset now, for people; None when it is certain that nobody does."""
+    newest = _newest(dataset)
+    content = _content(_file(dataset, newest)) if newest else None
+    if content is None:
+        return None
+    claim = _claim(content)
+    gone = claim is not None and (claim.released or claim.holder.is_dead())
+    return None if gone else _who(claim)
+
+
 def _take(
     dataset: str,
     purpose: str,
