@@ -73,6 +73,17 @@ def test_a_changed_image_has_new_rows_and_no_old_ones(scene: Scene, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_rejects_are_told_where_rows_were_replaced_too(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene.change("site-a/1.png")
+    (scene.images / "site-a/torn.png").write_bytes(b"no image")
+    scene.predict(max_reject_share=0.5)
+    told = capsys.readouterr().out.split("such as\n")[1]
+    assert "site-a/torn.png: unknown_format: " in told.splitlines()[0]
+
+
+@pytest.mark.slow
 def test_rejects_are_tried_again_when_asked(
     scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,8 +22,9 @@ from pipeline.distributed.story import (
     OnProgress,
     Progress,
     last_success,
+    newest_prediction,
     newest_rate,
-    newest_reject_share,
+    reject_share,
     run_summary,
 )
 from pipeline.errors import DataError, LeaseLostError, StoppedError
@@ -115,14 +116,18 @@ class Backfill:
     @property
     def reject_share(self) -> float:
         """Of the images of the newest finished run, over all its attempts."""
-        return newest_reject_share(self.dataset.runs())
+        run = newest_prediction(self.dataset.runs())
+        return 0.0 if run is None else reject_share(run.summary())
 
     def some_rejects(self, number: int) -> list[dict[str, str]]:
         """URI, code and message of a few rejects of the newest finished run."""
-        run = next((run for run in reversed(self.dataset.runs()) if run.completed), None)
-        where = pc.field("run") == (run.id if run else "")
+        run = newest_prediction(self.dataset.runs())
+        if run is None:
+            return []
+        mine = self.dataset.snapshot().only(shard.id for shard in shards_of(run.plan()))
+        where = pc.field("run") == run.id
         found: list[dict[str, str]] = []
-        for batch in self.dataset.snapshot().scan("rejects", ["uri", "code", "message"], where):
+        for batch in mine.scan("rejects", ["uri", "code", "message"], where):
             found += batch.slice(0, number - len(found)).to_pylist()
             if len(found) == number:
                 break

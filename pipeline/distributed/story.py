@@ -175,12 +175,13 @@ def last_success(runs: Iterable[Run]) -> float | None:
     return None
 
 
-def newest_reject_share(runs: Iterable[Run]) -> float:
-    """Of the images of the newest finished prediction, over all its attempts; 0 before it."""
+def newest_prediction(runs: Iterable[Run]) -> Run | None:
+    """The newest that has finished; None before it."""
     for run in reversed(list(runs)):
-        if run.finished and "rejects" in (summary := run.summary()):
-            return reject_share(summary)
-    return 0.0
+        # A sweep, which ends a prediction, tells of no images, nor does what was superseded.
+        if run.finished and "rejects" in run.summary():
+            return run
+    return None
 
 
 def reject_share(summary: Mapping[str, Any]) -> float:
