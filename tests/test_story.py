@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -141,6 +142,33 @@ def test_every_attempt_says_how_it_ended(
     assert [one["ended_by"] for one in summary["attempts"]] == ["the store went away", "done"]
     assert (summary["images"], summary["rejects"]) == (5, 2)
     assert summary["rates"]["images_per_second"] > 0
+
+
+def test_what_ended_a_run_is_told_where_it_can_not_be_kept(
+    images: Path,
+    trained: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As when a scheduler stops a run whose store is away: the exit code is that of the signal."""
+    from pipeline.distributed import backfill
+    from pipeline.errors import StoppedError, UnavailableError
+    from pipeline.tables.runs import Run
+
+    def stop(*given: object) -> int:
+        raise StoppedError("stopped by SIGTERM", signal.SIGTERM)
+
+    def refuse(*given: object) -> None:
+        raise UnavailableError("cannot write attempts")
+
+    monkeypatch.setattr(backfill, "sweep_all", stop)
+    monkeypatch.setattr(Run, "add_attempt", refuse)
+    given = words(images, trained, tmp_path / "out")[1:]
+    assert run_job(PredictSettings, predict.work, given) == 143
+    captured = capsys.readouterr()
+    assert "stopped by SIGTERM; the same command goes on" in captured.out
+    assert captured.err == ""
 
 
 def test_names_that_look_like_markup_are_told_as_they_are(

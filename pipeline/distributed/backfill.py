@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,7 +27,7 @@ from pipeline.distributed.story import (
     reject_share,
     run_summary,
 )
-from pipeline.errors import DataError, LeaseLostError, StoppedError
+from pipeline.errors import DataError, LeaseLostError, StoppedError, StorageError
 from pipeline.images.collection import Collection, open_collection
 from pipeline.images.partitions import PartitionSpec
 from pipeline.models.bundle import BundleSpec, load_spec, read_weights
@@ -250,7 +250,9 @@ class Backfill:
                 self._compute(work, attempt, lease, resources, check, on_trouble)
                 sweep_all(self.dataset, lease, check)
             except BaseException as error:
-                attempt.tell(str(error) or type(error).__name__)
+                # Where the store is away, what ended the run is told all the same.
+                with suppress(StorageError):
+                    attempt.tell(str(error) or type(error).__name__)
                 raise
             attempt.tell("done")
             settings = self.settings.model_dump(mode="json", exclude={"config"})
