@@ -8,8 +8,11 @@ the job, as shells have it: 143 SIGTERM, 130 Ctrl-C.
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import zip_longest
+from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from jobs._log import JsonLog
@@ -29,23 +32,47 @@ SAVED = -1
 """What a training comes to that was stopped and can be gone on with: exit code 0, and not done."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, while nobody listened who stops in good order."""
+
+
 def run_job(kind: type[S], work: Callable[[S], int], flags: Sequence[str] | None = None) -> int:
     """Settings from flags (by default the command line's) → work → exit code."""
     settings: S | None = None
     try:
-        settings = read_settings(kind, sys.argv[1:] if flags is None else flags)
-        use_granted_cores()
-        return max(work(settings), DONE)
+        with _sigterm_raised():
+            settings = read_settings(kind, sys.argv[1:] if flags is None else flags)
+            use_granted_cores()
+            return max(work(settings), DONE)
     except SettingsError as error:
         return fail(settings, str(error), WRONG_USAGE)
     except TesseraError as error:
         return fail(settings, str(error), FAILED)
+    except Terminated:
+        return fail(settings, "stopped by SIGTERM", stopped_by(signal.SIGTERM))
     except KeyboardInterrupt:
         return fail(settings, "interrupted", stopped_by(signal.SIGINT))
     except BrokenPipeError:
         # The reader of our output has left, as `head` does. Nothing more can be said to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+@contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """Leave by an exception, so that what is held is given back: a lease, Ray's processes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def watched(job: str, output: str, work: "Callable[[Meter], int]") -> int:

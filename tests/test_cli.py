@@ -1,11 +1,16 @@
 """The command line from outside: exit codes, one line of error, a list of jobs."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from jobs.__main__ import JOBS
 from jobs._console import print_table
+from jobs._main import run_job
+from pipeline.config import CountSettings
 from tests.conftest import run_cli
 
 
@@ -35,6 +40,22 @@ def test_away_from_a_terminal_a_row_is_a_line(capsys: pytest.CaptureFixture[str]
     assert title.strip() == "title of the table"
     assert header.split() == ["uri", "n", "objects"]
     assert [row.rsplit(maxsplit=1) for row in rows] == [[uri, "7"], ["b", "12"]]
+
+
+def test_sigterm_is_one_line_and_exit_143(capsys: pytest.CaptureFixture[str]) -> None:
+    released = list[bool]()
+
+    def work(settings: CountSettings) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        finally:
+            released.append(True)
+        return 0
+
+    assert run_job(CountSettings, work, ["nowhere"]) == 143
+    assert released
+    assert capsys.readouterr().err == "error: stopped by SIGTERM\n"
 
 
 def test_failure_is_one_line_and_exit_1(tmp_path: Path) -> None:

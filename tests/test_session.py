@@ -1,15 +1,22 @@
 """Ray on this machine: out of reach from elsewhere, and clear about what does not fit."""
 
 import ipaddress
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from pipeline.distributed import session
 from pipeline.distributed.session import Resources, check_computes, check_fits
-from pipeline.errors import SettingsError, TesseraError
+from pipeline.errors import SettingsError, StoppedError, TesseraError
 from pipeline.synthetic import write_annotated
 from tests.chaos import Job, commits, predict_words
+from tests.conftest import ROOT
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -20,6 +27,46 @@ def test_nothing_listens_beyond_loopback() -> None:
     addresses = [ipaddress.ip_address(s.laddr.ip.removeprefix("::ffff:")) for s in sockets]
     reachable = [str(address) for address in addresses if not address.is_loopback]
     assert reachable == []
+
+
+@pytest.mark.slow
+def test_sigterm_is_one_line_while_ray_is_there(tmp_path: Path) -> None:
+    """Ray's own handlers print a stack of C++, and abort."""
+    script = (
+        "import os, signal, time\n"
+        "from jobs._main import run_job\n"
+        "from pipeline.config import VerifySettings\n"
+        "from pipeline.distributed.session import ray_session\n"
+        "def work(settings):\n"
+        "    with ray_session():\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(60)\n"
+        "raise SystemExit(run_job(VerifySettings, work, ['nowhere']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=400
+    )
+    assert (done.returncode, done.stderr) == (143, "error: stopped by SIGTERM\n")
+
+
+def test_sigterm_while_ray_starts_is_whose_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray exits with the signal's number there, and says nothing."""
+    heard = list[int]()
+
+    def begin(store_bytes: int) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(session, "_start_here", begin)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with pytest.raises(StoppedError, match="stopped by SIGTERM"):
+            session._connect(1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [signal.SIGTERM]
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from ray.data import DataContext
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.cores import granted_cores
-from pipeline.errors import DataProblems, SettingsError, TesseraError
+from pipeline.errors import DataProblems, SettingsError, StoppedError, TesseraError
 
 _ours: list[int] = []
 """Bytes of the object store of the connection that `ray_session` made; empty without one."""
@@ -79,6 +79,11 @@ def renew_session() -> Resources:
 
 
 def _connect(store_bytes: int) -> None:
+    with _sigterm_kept():
+        _connect_patiently(store_bytes)
+
+
+def _connect_patiently(store_bytes: int) -> None:
     local = not on_cluster()
     for left in reversed(range(_STARTS)):
         try:
@@ -108,10 +113,22 @@ def _start_here(store_bytes: int) -> None:
 
 
 def _join() -> None:
-    """As a driver of the cluster; what a signal does stays as it was."""
-    before = signal.getsignal(signal.SIGTERM)
+    """As a driver of the cluster."""
     ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    if threading.current_thread() is threading.main_thread():
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """What the signal does stays as it was: Ray's own handlers print a stack, and abort."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:  # one of them, while Ray starts
+        if not callable(before):
+            raise
+        before(signal.SIGTERM, None)
+        raise StoppedError("stopped by SIGTERM", signal.SIGTERM) from None
+    if before is not None and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
 
 
