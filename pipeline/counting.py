@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import DatasetError
 from pipeline.metrics.true_counts import Counted, Expected, expect
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.snapshot import Snapshot
@@ -27,8 +28,15 @@ def count(dataset: OutputDataset, by: str) -> list[Row]:
     a class of which it is not known.
 
     Args:
-        by: class, image or partition; a dataset without partition columns has one partition.
+        by: class, image or partition.
+
+    Raises:
+        DatasetError: by partition, of a dataset that has none.
     """
+    if by == "partition" and not dataset.spec.partition_columns:
+        raise DatasetError(
+            f"{dataset.uri} has no partitions: jobs.predict makes them, with --partition"
+        )
     keys = {
         "class": ["class_name"],
         "image": ["uri", "class_name"],

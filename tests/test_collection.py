@@ -3,6 +3,10 @@
 import gzip
 import io
 import json
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.config import CollectionSettings
-from pipeline.errors import DataError, SettingsError
+from pipeline.errors import DataError, SettingsError, UnavailableError
 from pipeline.images import partitions
 from pipeline.images.collection import (
     MISSING,
@@ -25,6 +29,7 @@ from pipeline.images.collection import (
 )
 from pipeline.images.partitions import PartitionSpec, partition_dir, partition_values
 from pipeline.parsing import load
+from pipeline.storage import retrying
 from pipeline.tables import schema
 
 Row = dict[str, Any]
@@ -381,7 +386,7 @@ def test_folders_of_partitions() -> None:
 def test_patterns_reach_us_as_they_are_typed() -> None:
     typed = [
         r"date=(\d{4}-\d{2}-\d{2})", r"site=([^/,]+)/[a,b]{1,2}", "[x]=[a,b]", 'a="q,r"', "plain",
-        "b='x','y'", "{a:1}", '["j"]', "q=\\\\d,\\", "é😀", "",
+        "b='x','y'", "{a:1}", '["j"]', "q=\\\\d,\\", "é😀",
     ]  # fmt: skip
     flags = [word for text in typed for word in ("--partition", text)]
     assert load(CollectionSettings, flags, {}).partition == tuple(typed)
@@ -396,3 +401,28 @@ def test_patterns_reach_us_as_they_are_typed() -> None:
     assert load(CollectionSettings, ["--where", where], {}).where == where
     with pytest.raises(SettingsError, match="--partition: expected one argument"):
         load(CollectionSettings, ["--partition"], {})
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """The URL of a folder that holds an image."""
+    (tmp_path / "a.png").write_bytes(b"x")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_the_web_has_an_image_or_not_or_does_not_answer(
+    web: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (batch,) = open_collection(f"{web}/a.png").batches()
+    assert batch["uri"].to_pylist() == [f"{web}/a.png"]
+    for name in ("b.png", "list.csv"):
+        with pytest.raises(DataError, match=f"{name} does not exist"):
+            open_collection(f"{web}/{name}")
+    monkeypatch.setattr(retrying, "FIRST_WAIT", 0.0)
+    for name in ("a.png", "list.csv"):
+        with pytest.raises(UnavailableError, match=r"cannot look up .* did not answer"):
+            open_collection(f"http://127.0.0.1:9/{name}")

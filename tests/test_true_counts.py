@@ -16,6 +16,7 @@ from pipeline.config import (
     PredictSettings,
 )
 from pipeline.counting import count as count_rows
+from pipeline.errors import DatasetError
 from pipeline.metrics.true_counts import Counted, Expected, expect, fit_counts
 from pipeline.models.bundle import load_spec
 from pipeline.predicting.objects import measure_objects
@@ -130,6 +131,12 @@ def test_each_model_answers_for_what_it_has_counted(tmp_path: Path) -> None:
         assert third["expected"] == 6.0
         assert compact.work(CompactSettings(dataset=dataset.uri)) == 0
     assert len(dataset.snapshot().shards) == 1
+
+
+def test_a_dataset_without_partitions_is_not_counted_by_them(tmp_path: Path) -> None:
+    dataset = OutputDataset(str(tmp_path), DatasetSpec(classes=CLASSES, model="m", settings={}))
+    with pytest.raises(DatasetError, match=r"has no partitions: jobs.predict makes them"):
+        count_rows(dataset, "partition")
 
 
 def test_a_dataset_that_knows_no_errors_tells_none(tmp_path: Path) -> None:

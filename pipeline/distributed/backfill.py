@@ -165,7 +165,7 @@ class Backfill:
             results=self.results,
         ) as plan:
             if self.collection.listed == 0:
-                raise DataError(f"{self.collection.uri} holds no PNG, JPEG or TIFF image")
+                raise DataError(f"{self.collection.uri} holds no PNG, JPEG, TIFF or OME-Zarr image")
             yield Work(plan, None, rate, renews, self._renews)
 
     @contextmanager

@@ -153,6 +153,7 @@ class _Reading:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, FileNotFoundError):
+            storage.exists(self.uri)  # raises where it is the store that is not there
             raise DataError(f"{self.uri} does not exist") from error
         if isinstance(error, pa.ArrowException | OSError):
             reason = (str(error).splitlines() or [type(error).__name__])[0]

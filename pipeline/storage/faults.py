@@ -113,9 +113,17 @@ def one_line(error: BaseException) -> str:
 
 def _ours(error: Exception, what: str, fs: Any, path: str) -> StorageError:
     code = code_of(error)
+    cause = error.__cause__
+    # To fsspec's HTTP, a file is not there whatever the fault of the server was.
+    if (
+        isinstance(error, FileNotFoundError)
+        and isinstance(cause, Exception)
+        and _is_transient(cause, code, _classes(cause))
+    ):
+        error = cause
     if code in _NO_ANSWER and fs is not None:
         code = _reason(fs, path) or code
-    names = {code} | {cls.__name__ for link in _chain(error) for cls in type(link).__mro__}
+    names = {code} | _classes(error)
     problem = next((text for name, text in CREDENTIALS.items() if name in names), None)
     if problem or code == "401" or _status(error) == 401:
         return CredentialsError(f"{what}: {problem or 'the store did not accept the credentials'}")
@@ -126,6 +134,11 @@ def _ours(error: Exception, what: str, fs: Any, path: str) -> StorageError:
     if code in FORBIDDEN or isinstance(error, PermissionError) or _status(error) == 403:
         return ForbiddenError(f"{what}: access is denied")
     return StorageError(f"{what}: {_file_on_the_way(error) or _text(error)}")
+
+
+def _classes(error: Exception) -> set[str]:
+    """Names of the classes of an error and of what it was raised from."""
+    return {cls.__name__ for link in _chain(error) for cls in type(link).__mro__}
 
 
 def _is_transient(error: Exception, code: str, names: set[str]) -> bool:

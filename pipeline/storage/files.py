@@ -113,6 +113,9 @@ def exists(uri: str) -> bool:
             # s3fs would take any fault, a refusal too, for a bucket that does not exist.
             fs.call_s3("list_objects_v2", Bucket=path.strip("/"), MaxKeys=1)
             return True
+        if "http" in fs.protocol:
+            fs.info(path)  # its `exists` takes a server that does not answer for a missing file
+            return True
         return bool(fs.exists(path))
 
     try:
