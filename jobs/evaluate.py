@@ -11,7 +11,7 @@ from pipeline.config import EvaluateSettings
 
 def work(settings: EvaluateSettings) -> int:
     """Measure, and print tables or JSON."""
-    from pipeline.evaluation import evaluate, keep_counts
+    from pipeline.evaluation import evaluate
     from pipeline.labels import open_data
     from pipeline.tables.dataset import OutputDataset
 
@@ -23,10 +23,9 @@ def work(settings: EvaluateSettings) -> int:
             data,
             split=settings.split,
             by=settings.by,
+            calibrate=settings.calibrate,
             on_progress=lambda done, total: show(done / total, f"{done:,}/{total:,} images"),
         )
-    if settings.calibrate:
-        keep_counts(dataset.uri, groups[0])
     if settings.json_output:
         print(json.dumps([asdict(group) for group in groups], indent=2))
         return DONE

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -15,6 +17,7 @@ from pipeline.labels.base import first_few
 from pipeline.metrics import confusion
 from pipeline.metrics.figures import Figures, summarize
 from pipeline.metrics.judging import JudgedObjects, any_true, judge_objects
+from pipeline.metrics.true_counts import calibrate_counts
 from pipeline.records import AnnotatedImage, Classes, Segmentation, thing_ids
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.lease import hold_lease
@@ -30,6 +33,8 @@ class _Compared:
     objects: JudgedObjects
     pixels: NDArray[np.int64]
     """(256, 256) confusion matrix."""
+    results: str
+    """What it was predicted with, see `DatasetSpec.results`."""
     uncounted: bool
     """Its label has pixels of things, but no objects."""
 
@@ -40,6 +45,7 @@ def evaluate(
     *,
     split: str | None = None,
     by: str | None = None,
+    calibrate: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Figures]:
     """Figures of all images together, then, with `by`, of each value of that manifest column.
@@ -47,10 +53,15 @@ def evaluate(
     A prediction belongs to the annotated image that it was made of, or else to the one whose name,
     or whose file's name, is its file's name without suffix.
 
+    Args:
+        calibrate: from now on the dataset's counts are told with the error that they have here.
+
     Raises:
-        DataError: an annotated image has no prediction, or several, or differs in size.
+        DataError: an annotated image has no prediction, or several, or differs in size; or there
+            are too few images to tell the error of counts from.
         DataProblems: with a line for each thing that is wrong with the annotated data.
         DatasetError: the classes are not those that the model knows.
+        LeaseError: counts are to be calibrated, and a run is writing to the dataset.
     """
     images = [image for image in data.check().images if split in (None, image.split)]
     if not images:
@@ -58,12 +69,16 @@ def evaluate(
     if by is not None and not all(by in image.attributes for image in images):
         raise DataError(f"the manifest of {data.uri} has no column {by}")
     _check_classes(dataset, data)
-    ids = _predicted_ids(dataset, images)
+    rows = _predicted_rows(dataset, images)
+    results_of = cache(dataset.results_of)
     compared = []
     for image in images:
-        compared.append(_compare(dataset, data, image, *ids[image.name]))
+        row = rows[image.name]
+        compared.append(_compare(dataset, data, image, row, results_of(row["run"])))
         on_progress(len(compared), len(images))
     counted = _counted(data, compared)
+    if calibrate:
+        _keep_counts(dataset.uri, compared, counted)
     figures = [_figures("all", compared, data.classes, counted)]
     if by is not None:
         for value in sorted({image.attributes[by] for image in images}):
@@ -89,17 +104,17 @@ def _counted(data: AnnotatedData, compared: list[_Compared]) -> list[int]:
     return []
 
 
-def keep_counts(uri: str, figures: Figures) -> None:
-    """From now on the dataset's counts are told with the error that they have in these figures.
-
-    Raises:
-        DataError: there are too few images to tell it from.
-        LeaseError: a run is writing to the dataset.
-    """
-    if not figures.counts:
+def _keep_counts(uri: str, compared: Iterable[_Compared], class_ids: Sequence[int]) -> None:
+    """Of each model and its settings, as far as images that it has predicted tell."""
+    alike: dict[str, list[JudgedObjects]] = {}
+    for one in compared:
+        alike.setdefault(one.results, []).append(one.objects)
+    told = {results: calibrate_counts(images, class_ids) for results, images in alike.items()}
+    known = {results: counts for results, counts in told.items() if results and counts}
+    if not known:
         raise DataError("the error of counts can't be told: it takes two images with objects")
     with hold_lease(uri, "jobs.evaluate"):
-        OutputDataset.open(uri).calibrate(figures.counts)
+        OutputDataset.open(uri).calibrate(known)
 
 
 def _check_classes(dataset: OutputDataset, data: AnnotatedData) -> None:
@@ -124,17 +139,17 @@ def _names(classes: Classes) -> str:
     return ", ".join(f"{spec.id} {spec.name} ({spec.kind})" for spec in classes)
 
 
-def _predicted_ids(
+def _predicted_rows(
     dataset: OutputDataset, images: Sequence[AnnotatedImage]
-) -> dict[str, tuple[str, int, int]]:
-    """Name → image_id, height and width of its prediction."""
+) -> dict[str, Mapping[str, Any]]:
+    """Name → image_id, height, width and run of its prediction."""
     wanted = {image.name for image in images}
     by_name = _by_name(images)
     by_uri = {image.image_uri: image.name for image in images}
-    found: dict[str, tuple[str, int, int]] = {}
+    found: dict[str, Mapping[str, Any]] = {}
     twice: set[str] = set()
     itself: set[str] = set()  # names whose prediction is of the annotated file, not of a namesake
-    columns = ["image_id", "uri", "height", "width"]
+    columns = ["image_id", "uri", "height", "width", "run"]
     for batch in dataset.consistent(lambda now: list(now.scan("images", columns))):
         for row in batch.to_pylist():
             own = by_uri.get(row["uri"])
@@ -145,7 +160,7 @@ def _predicted_ids(
                 itself.add(name)
             elif name in found:
                 twice.add(name)
-            found[name] = (row["image_id"], row["height"], row["width"])
+            found[name] = row
     for name in sorted(twice - itself):
         raise DataError(f"{dataset.uri} holds more than one image named {name}")
     missing = sorted(wanted - found.keys())
@@ -196,21 +211,25 @@ def _compare(
     dataset: OutputDataset,
     data: AnnotatedData,
     image: AnnotatedImage,
-    image_id: str,
-    height: int,
-    width: int,
+    row: Mapping[str, Any],
+    results: str,
 ) -> _Compared:
     truth = read_label(image, data.classes, data.void)
+    height, width = row["height"], row["width"]
     if truth.semantic.shape != (height, width):
         raise DataError(
             f"{image.name}: the label is {truth.semantic.shape[0]} x "
             f"{truth.semantic.shape[1]}, the predicted image {height} x {width}"
         )
-    found = _predicted(dataset, image_id, height, width)
+    found = _predicted(dataset, row["image_id"], height, width)
     things = thing_ids(data.classes)
-    objects = judge_objects(truth, found, things)
-    uncounted = not truth.instances.any() and bool(np.isin(truth.semantic, things).any())
-    return _Compared(image, objects, confusion(truth.semantic, found.semantic), uncounted)
+    return _Compared(
+        image=image,
+        objects=judge_objects(truth, found, things),
+        pixels=confusion(truth.semantic, found.semantic),
+        results=results,
+        uncounted=not truth.instances.any() and bool(np.isin(truth.semantic, things).any()),
+    )
 
 
 def _predicted(dataset: OutputDataset, image_id: str, height: int, width: int) -> Segmentation:

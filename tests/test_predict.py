@@ -243,7 +243,8 @@ def test_who_waited_for_the_lease_looks_again(
     same = Backfill(settings(images, trained, waited))
     shutil.copytree(output, waited)
     learned = {1: CountCalibration(5, 1.2, 0.1, 0.3, 0.2)}
-    OutputDataset.open(str(waited)).calibrate(learned)
+    dataset = OutputDataset.open(str(waited))
+    dataset.calibrate({dataset.spec.results: learned})
     before = files(waited)
     with (
         pytest.raises(
@@ -257,7 +258,7 @@ def test_who_waited_for_the_lease_looks_again(
         same.dataset.create()
     assert files(waited) == before
     spec = OutputDataset.open(str(waited)).spec
-    assert spec.counts[spec.model] == learned
+    assert spec.counts[spec.results] == learned
 
 
 def test_wrong_inputs_are_one_line(collection: str, trained: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Counts come with their error: what it is, and how it gets from a model to a count."""
 
 import json
+import shutil
 from itertools import chain
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pipeline.config import (
     CompactSettings,
     CountSettings,
     EvaluateSettings,
+    MethodSettings,
     PredictSettings,
 )
 from pipeline.counting import count as count_rows
@@ -24,6 +26,7 @@ from pipeline.records import CountCalibration, PredictedImage, Segmentation, Sou
 from pipeline.synthetic import CLASSES, write_annotated
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.lease import hold_lease
+from pipeline.tables.runs import new_run
 from pipeline.tables.shard import Provenance, commit_shard
 from pipeline.tables.spec import DatasetSpec
 
@@ -102,13 +105,15 @@ def counted_image(name: str, cells: int, crystals: int) -> PredictedImage:
     return PredictedImage(SourceImage(name, f"mem://{name}", "1", 1), (2, 40, 1), found, measures)
 
 
-def commit(dataset: OutputDataset, shard: str, model: str, *images: PredictedImage) -> None:
-    commit_shard(dataset.uri, images, [], CLASSES, Provenance(shard, "run", model))
+def commit(dataset: OutputDataset, shard: str, results: str, *images: PredictedImage) -> None:
+    """In a run of its own, with a model and settings that have these results."""
+    run = new_run(dataset.uri, [], "", kind="predict", results=results)
+    commit_shard(dataset.uri, images, [], CLASSES, Provenance(shard, run.id, "model"))
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_each_model_answers_for_what_it_has_counted(tmp_path: Path) -> None:
-    """Also once compaction has put images of several models together."""
+def test_each_model_and_its_settings_answer_for_what_they_have_counted(tmp_path: Path) -> None:
+    """Also once compaction has put images of both together."""
     other = CountCalibration(images=9, ratio=0.5, ratio_error=0.1, spread=1, spread_squared=0)
     counts = {"new": {CELL: KNOWN, CRYSTAL: KNOWN}, "old": {CELL: other}}
     spec = DatasetSpec(classes=CLASSES, model="new", settings={}, counts=counts)
@@ -124,7 +129,7 @@ def test_each_model_answers_for_what_it_has_counted(tmp_path: Path) -> None:
         assert rows["cell"]["expected"] == round(both.objects, 1)
         assert rows["cell"]["plus_minus"] == round(both.error, 1)
         assert rows["crystal"]["n_objects"] == 5
-        assert rows["crystal"]["expected"] is None  # of the old model it is not known
+        assert rows["crystal"]["expected"] is None  # of the old results it is not known
         assert rows["tissue"]["expected"] is rows["tissue"]["n_objects"] is None
         (third,) = [r for r in count_rows(dataset, "image") if r["uri"] == "mem://3"
                     and r["class_name"] == "cell"]  # fmt: skip
@@ -137,6 +142,17 @@ def test_a_dataset_without_partitions_is_not_counted_by_them(tmp_path: Path) -> 
     dataset = OutputDataset(str(tmp_path), DatasetSpec(classes=CLASSES, model="m", settings={}))
     with pytest.raises(DatasetError, match=r"has no partitions: jobs.predict makes them"):
         count_rows(dataset, "partition")
+
+
+def test_counts_whose_run_nobody_knows_any_more_have_no_error(tmp_path: Path) -> None:
+    spec = DatasetSpec(classes=CLASSES, model="m", settings={}, counts={"new": {CELL: KNOWN}})
+    dataset = OutputDataset(str(tmp_path), spec)
+    dataset.create()
+    commit(dataset, "a", "new", counted_image("1", 20, 2))
+    shutil.rmtree(tmp_path / "_runs")
+    rows = {row["class_name"]: row for row in count_rows(dataset, "class")}
+    assert rows["cell"]["n_objects"] == 20
+    assert rows["cell"]["expected"] is rows["cell"]["plus_minus"] is None
 
 
 def test_a_dataset_that_knows_no_errors_tells_none(tmp_path: Path) -> None:
@@ -174,11 +190,37 @@ def test_from_a_model_to_its_counts(
     assert run_job(EvaluateSettings, evaluate.work, calibrate) == 0
     after = told(output, capsys)
     assert after[0]["n_objects"] == before[0]["n_objects"]
-    truth = OutputDataset.open(output).spec.counts[bundle.fingerprint][CELL]
+    spec = OutputDataset.open(output).spec
+    truth = spec.counts[spec.results][CELL]
     assert truth.images == 4
     assert after[0]["expected"] == pytest.approx(before[0]["n_objects"] * truth.ratio, abs=0.1)
     assert run_job(PredictSettings, predict.work, words) == 0
     assert told(output, capsys) == after
+
+    otherwise = [*words, "--min-score", "0", "--replace"]
+    assert run_job(PredictSettings, predict.work, otherwise) == 0
+    # Of these objects neither validation nor one's own images have told.
+    assert told(output, capsys)[0]["expected"] is None
+    assert run_job(EvaluateSettings, evaluate.work, calibrate) == 0
+    assert told(output, capsys)[0]["expected"] == pytest.approx(after[0]["expected"], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "known"),
+    [
+        ([], True),
+        (["--min-score", "0.9"], False),
+        (["--min-score", "0"], False),
+        (["--foreground-threshold", "0.2"], False),
+        (["--min-area", "8"], True),  # as in the bundle
+        (["--regions.size", "512", "--views", "2"], True),
+        (["--zoom", "0.5"], True),
+    ],
+)
+def test_a_models_errors_hold_for_its_own_thresholds(words: list[str], known: bool) -> None:
+    given = ["--input", "i", "--model", "m", "--output", "o", *words]
+    method = MethodSettings(name="instance", min_area=8, min_score=0.4)
+    assert PredictSettings(_cli_parse_args=given).decodes_as(method) is known
 
 
 def told(

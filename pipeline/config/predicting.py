@@ -213,6 +213,11 @@ class PredictSettings(CollectionSettings, WritingSettings):
         }
         return method.model_copy(update=in_pixels | chosen if self.zoom != 1 else chosen)
 
+    def decodes_as(self, method: MethodSettings) -> bool:
+        """Whether objects are found, and left out, as the bundle itself says."""
+        untouched = self.model_copy(update=dict.fromkeys(_OVERRIDES))
+        return self.decoding(method) == untouched.decoding(method)
+
     def results_settings(self) -> dict[str, Any]:
         """The settings that change results; the others only change how fast they come."""
         keys = {"precision", "views", "regions", "reader", "level", "mpp", "zoom", *_OVERRIDES}

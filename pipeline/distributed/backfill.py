@@ -90,14 +90,16 @@ class Backfill:
         self.method = settings.decoding(self.bundle.method)
         read_weights(self.model_uri, self.bundle)  # damaged ones stop the job before it starts
         self.collection: Collection = open_collection(settings.input, self.partitions)
-        self._spec = DatasetSpec(
+        spec = DatasetSpec(
             classes=self.bundle.classes,
             model=self.bundle.fingerprint,
             settings=settings.results_settings(),
             partition_columns=self.partitions.names,
             overlapping=self.bundle.method.overlapping,
-            counts={self.bundle.fingerprint: known} if (known := self.bundle.counts) else {},
         )
+        # With other thresholds the model finds more or fewer than when its errors were learned.
+        known = self.bundle.counts if settings.decodes_as(self.bundle.method) else {}
+        self._spec = spec.model_copy(update={"counts": {spec.results: known} if known else {}})
         self.dataset = self._accepting()
         self.results = self._spec.results
         self._renews: Renewal = "rejects" if settings.retry_rejects else "nothing"

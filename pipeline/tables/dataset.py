@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import storage
-from pipeline.errors import ChangedError, DatasetError
+from pipeline.errors import ChangedError, DatasetError, MissingError
 from pipeline.records import Classes, CountCalibration
 from pipeline.tables.layout import REPLACED, RUNS
 from pipeline.tables.live import live_images
-from pipeline.tables.runs import Run, all_runs
+from pipeline.tables.runs import Run, all_runs, run_at
 from pipeline.tables.schema import SCHEMAS
 from pipeline.tables.snapshot import Snapshot, take_snapshot
 from pipeline.tables.spec import DatasetSpec, read_spec, write_spec
@@ -68,7 +68,7 @@ class OutputDataset:
                     f"{uri} holds the results of {differing}: give another --output, or --replace "
                     "(with --where for a part) to compute them anew"
                 )
-            # What was learned of counts on somebody's own images stays, also of models before.
+            # What was learned of counts on somebody's own images stays, also of results before.
             spec = spec.model_copy(update={"counts": spec.counts | found.counts})
         return cls(uri, spec)
 
@@ -77,9 +77,13 @@ class OutputDataset:
         if read_spec(self.uri) != self.spec:
             write_spec(self.uri, self.spec)
 
-    def calibrate(self, counts: Mapping[int, CountCalibration]) -> None:
-        """Keep how the counts of the newest model relate to the truth, instead of what it says."""
-        known = self.spec.counts | {self.spec.model: dict(counts)}
+    def calibrate(self, counts: Mapping[str, Mapping[int, CountCalibration]]) -> None:
+        """Keep how counts relate to the truth, instead of what the model says of them.
+
+        Args:
+            counts: by `DatasetSpec.results`.
+        """
+        known = self.spec.counts | {results: dict(told) for results, told in counts.items()}
         self.spec = self.spec.model_copy(update={"counts": known})
         write_spec(self.uri, self.spec)
 
@@ -116,6 +120,13 @@ class OutputDataset:
     def runs(self) -> list[Run]:
         """Every run, oldest first."""
         return all_runs(self.uri)
+
+    def results_of(self, run_id: str) -> str:
+        """The `DatasetSpec.results` of what a run has computed; empty where that is lost."""
+        try:
+            return run_at(self.uri, run_id).spec.results
+        except (DatasetError, MissingError):
+            return ""
 
     def live(self, snapshot: Snapshot) -> Iterator[pa.RecordBatch]:
         """A row an image that has its result or its reject, of the LIVE schema."""

@@ -218,6 +218,11 @@ def all_runs(dataset: str) -> list[Run]:
     ]
 
 
+def run_at(dataset: str, run_id: str) -> Run:
+    """A run whose `spec` is asked for, and not its plan."""
+    return Run(run_id, storage.join(dataset, RUNS, run_id), parts=0, finished=False)
+
+
 def shards_of(plan: Iterable[pa.RecordBatch]) -> Iterator[Shard]:
     """Rows of a plan → its shards, one after another."""
     shard, partition = "", ""

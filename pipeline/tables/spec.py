@@ -27,7 +27,7 @@ class DatasetSpec(BaseModel):
     overlapping: bool = False
     """Whether objects may share pixels: then masks show those on top, and `rle` the whole."""
     counts: dict[str, dict[int, CountCalibration]] = {}
-    """Fingerprint of a model → class id → how its counts relate to the truth."""
+    """`results` of what has counted → class id → how its counts relate to the truth."""
 
     @property
     def results(self) -> str:
