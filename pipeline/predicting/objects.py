@@ -1,8 +1,9 @@
 """Per-object measurements, all objects at once, from sums that add up over parts of an object.
 
 Sums of whole numbers are exact, so an object that was measured in parts has the measures that it
-has as a whole. Definitions of the ellipse are those of scikit-image's `regionprops`: second
-central moments of the pixels, each a unit square.
+has as a whole. The ellipse is that of MATLAB's and CellProfiler's measures, of the second central
+moments of pixels that are unit squares; scikit-image's `regionprops` takes them for points, so that
+its axes are shorter, and a row of pixels has no width.
 
 Legend: H height, W width, C channels, N objects, P object pixels.
 """
