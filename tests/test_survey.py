@@ -156,7 +156,11 @@ def lines(facts: list[ImageFacts], unread: tuple[Problem, ...] = (), **kw: Any) 
 def test_every_problem_has_its_line() -> None:
     one, other = facts_of(discs(64, 5, 20, "one")), facts_of(discs(64, 6, 20, "other"), "val")
     assert lines([one, other]) == ("", "")
-    assert lines([one]) == ("data has no image of the split val", "")
+    assert lines([one]) == (
+        "data has no image of the split val: a training takes at least one to learn from and "
+        "another to be measured on",
+        "",
+    )
     twin = replace(one, name="twin", split="val")
     assert "twin in the split val is the same image as one in train" in lines([one, twin])[0]
     again = replace(one, name="again")

@@ -56,8 +56,7 @@ def find_problems(
         void: the value of pixels that nobody labelled, where a setting can name another.
         noted: what was worth a look already where the data set was opened.
     """
-    missing = [split for split in ("train", "val") if split not in set(splits)]
-    problems = [Problem(uri, f"has no image of the split {split}") for split in missing]
+    problems = _lacking_splits(uri, set(splits))
     problems += unreadable
     problems += _nothing_to_learn(uri, facts, classes, void)
     problems += _objects_and_classes(uri, facts, classes)
@@ -81,6 +80,12 @@ def widest(facts: Iterable[ImageFacts]) -> int:
         if one.channels != 3 or one.colour:
             most = max(most, one.channels)
     return most
+
+
+def _lacking_splits(uri: str, splits: set[str]) -> list[Problem]:
+    needs = "a training takes at least one to learn from and another to be measured on"
+    lacking = [split for split in ("train", "val") if split not in splits]
+    return [Problem(uri, f"has no image of the split {split}: {needs}") for split in lacking]
 
 
 def _nothing_to_learn(
