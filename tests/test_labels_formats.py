@@ -37,7 +37,7 @@ from pycocotools import mask as coco_mask
 from pipeline.config import LabelSettings, ReaderSettings
 from pipeline.distributed.samples import from_table, to_table
 from pipeline.errors import DataError, DatasetError
-from pipeline.evaluation import evaluate, keep_counts
+from pipeline.evaluation import evaluate
 from pipeline.images.reader import decode_image
 from pipeline.labels import FORMATS, AnnotatedData, open_data, read_label, read_sample
 from pipeline.labels.coco_masks import draw
@@ -157,7 +157,7 @@ def test_labels_that_tell_no_objects_judge_none(tmp_path: Path) -> None:
     assert figures.scores is None
     assert figures.mean_iou is not None
     with pytest.raises(DataError, match="the error of counts can't be told"):
-        keep_counts(dataset.uri, figures)
+        evaluate(dataset, open_data(str(truth)), calibrate=True)
 
 
 def test_labels_of_which_some_tell_no_objects_are_refused(tmp_path: Path) -> None:

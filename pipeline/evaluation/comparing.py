@@ -1,6 +1,5 @@
 """An output dataset held against annotated images."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,8 +9,8 @@ import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline import storage
 from pipeline.errors import DataError, DatasetError
+from pipeline.evaluation.pairing import predicted_rows
 from pipeline.labels import AnnotatedData, read_label
 from pipeline.labels.base import first_few
 from pipeline.metrics import confusion
@@ -69,7 +68,7 @@ def evaluate(
     if by is not None and not all(by in image.attributes for image in images):
         raise DataError(f"the manifest of {data.uri} has no column {by}")
     _check_classes(dataset, data)
-    rows = _predicted_rows(dataset, images)
+    rows = predicted_rows(dataset, images)
     results_of = cache(dataset.results_of)
     compared = []
     for image in images:
@@ -137,74 +136,6 @@ def _check_classes(dataset: OutputDataset, data: AnnotatedData) -> None:
 
 def _names(classes: Classes) -> str:
     return ", ".join(f"{spec.id} {spec.name} ({spec.kind})" for spec in classes)
-
-
-def _predicted_rows(
-    dataset: OutputDataset, images: Sequence[AnnotatedImage]
-) -> dict[str, Mapping[str, Any]]:
-    """Name → image_id, height, width and run of its prediction."""
-    wanted = {image.name for image in images}
-    by_name = _by_name(images)
-    by_uri = {image.image_uri: image.name for image in images}
-    found: dict[str, Mapping[str, Any]] = {}
-    twice: set[str] = set()
-    itself: set[str] = set()  # names whose prediction is of the annotated file, not of a namesake
-    columns = ["image_id", "uri", "height", "width", "run"]
-    for batch in dataset.consistent(lambda now: list(now.scan("images", columns))):
-        for row in batch.to_pylist():
-            own = by_uri.get(row["uri"])
-            name = own or by_name.get(_stem(row["uri"]))
-            if name is None or name in itself:
-                continue
-            if own is not None:
-                itself.add(name)
-            elif name in found:
-                twice.add(name)
-            found[name] = row
-    for name in sorted(twice - itself):
-        raise DataError(f"{dataset.uri} holds more than one image named {name}")
-    missing = sorted(wanted - found.keys())
-    if missing:
-        text = (
-            f"{len(missing)} of {len(wanted)} annotated images have no prediction in {dataset.uri}"
-        )
-        if rejects := _rejects(dataset, missing, by_uri, by_name):
-            name, reason = rejects[0]
-            raise DataError(
-                f"{text}; {len(rejects)} of them were rejected, such as {name} ({reason}): mend "
-                "what is wrong and predict with --retry-rejects, or choose a --split"
-            )
-        raise DataError(f"{text}, such as {missing[0]}; predict them, or choose a --split")
-    return found
-
-
-def _by_name(images: Sequence[AnnotatedImage]) -> dict[str, str]:
-    """Name of a file without suffix → name of the image: its own, or that of its file alone."""
-    files = Counter(_stem(image.image_uri) for image in images)
-    alone = {_stem(i.image_uri): i.name for i in images if files[_stem(i.image_uri)] == 1}
-    return alone | {image.name: image.name for image in images}
-
-
-def _rejects(
-    dataset: OutputDataset,
-    names: Iterable[str],
-    by_uri: Mapping[str, str],
-    by_name: Mapping[str, str],
-) -> list[tuple[str, str]]:
-    """Those of the names whose prediction ended in a reject, each with its reason."""
-    reasons: dict[str, str] = {}
-    columns = ["uri", "code", "message"]
-    for batch in dataset.consistent(lambda now: list(now.scan("rejects", columns))):
-        for row in batch.to_pylist():
-            name = by_uri.get(row["uri"]) or by_name.get(_stem(row["uri"]))
-            if name is not None:
-                reasons[name] = f"{row['code']}: {row['message']}"
-    return [(name, reasons[name]) for name in names if name in reasons]
-
-
-def _stem(uri: str) -> str:
-    """A file's name without suffix."""
-    return storage.name_of(uri).rpartition(".")[0]
 
 
 def _compare(
