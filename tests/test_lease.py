@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage
-from pipeline.errors import LeaseError, LeaseLostError
+from pipeline.errors import LeaseError, LeaseLostError, StorageError
 from pipeline.tables.holder import this_process
 from pipeline.tables.lease import Claim, Lease, check_held, hold_lease
 from tests.conftest import ROOT
@@ -277,3 +277,18 @@ def test_a_lease_that_cannot_be_renewed_is_lost(
         assert not lease.lost.wait(1.5)
         monkeypatch.setattr(Lease, "_write", lambda *_: time.sleep(5))  # a stalled store
         assert lease.lost.wait(3)
+        with pytest.raises(LeaseLostError, match="could not be renewed for 1 s; this run stops"):
+            lease.check()
+
+
+def test_a_lease_that_a_full_disk_loses_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: object) -> None:
+        raise StorageError("no space left")
+
+    with hold_lease(str(tmp_path), "test", ttl=1, renew=0.2) as lease:
+        monkeypatch.setattr(Lease, "_write", fail)
+        assert lease.lost.wait(5)
+        with pytest.raises(LeaseLostError, match=r"renewed for 1 s \(no space left\)"):
+            lease.check()

@@ -27,7 +27,7 @@ from pipeline.distributed.story import (
     reject_share,
     run_summary,
 )
-from pipeline.errors import DataError, LeaseLostError, StoppedError, StorageError
+from pipeline.errors import DataError, StoppedError, StorageError
 from pipeline.images.collection import Collection, open_collection
 from pipeline.images.partitions import PartitionSpec
 from pipeline.models.bundle import BundleSpec, load_spec, read_weights
@@ -356,4 +356,4 @@ def _may_go_on(stop: Stop, lease: Lease) -> None:
     if stop.is_set():
         raise StoppedError(f"stopped by {stop.name}", stop.number)
     if lease.lost.is_set():
-        raise LeaseLostError(f"another run has taken over {lease.dataset}")
+        raise lease.loss

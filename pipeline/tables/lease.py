@@ -69,6 +69,7 @@ class Lease:
         hold: what others check it by.
         generation: grows with every holder.
         lost: set when another run has taken over, or may have because no renewal got through.
+        loss: which of the two, once it is lost.
     """
 
     def __init__(
@@ -84,6 +85,8 @@ class Lease:
         self.generation = generation
         self.hold = Hold(dataset, generation, claim.token)
         self.lost = threading.Event()
+        self.loss = _lost(dataset)
+        self._trouble = ""
         self._claim = claim
         self._renew = renew
         self._renewed = time.monotonic() if created is None else created
@@ -101,10 +104,11 @@ class Lease:
             StorageError: the lease could not be looked at.
         """
         if self.lost.is_set():
-            raise _lost(self.dataset)
+            raise self.loss
         try:
             check_held(self.hold)
-        except LeaseLostError:
+        except LeaseLostError as error:
+            self.loss = error
             self.lost.set()
             raise
 
@@ -127,10 +131,13 @@ class Lease:
         wait = self._renewed + self._renew - time.monotonic()
         while not self._ended.wait(wait) and not self.lost.is_set():
             wait = self._renew
-            with contextlib.suppress(
-                StorageError, LeaseLostError
-            ):  # the clock decides; lost is set
+            try:
                 self._renew_once()
+                self._trouble = ""
+            except LeaseLostError:
+                return
+            except StorageError as error:  # the clock decides
+                self._trouble = f" ({error})"
 
     def _renew_once(self) -> None:
         # From before the write: a watcher sees it, and starts to count, only afterwards.
@@ -146,6 +153,11 @@ class Lease:
         while (left := self._renewed + self._claim.ttl - time.monotonic()) > 0:
             if self._ended.wait(left):
                 return
+        if not self.lost.is_set():
+            self.loss = LeaseLostError(
+                f"the lease of {self.dataset} could not be renewed for {self._claim.ttl:.0f} s"
+                f"{self._trouble}; this run stops, and what it had committed stays"
+            )
         self.lost.set()
 
     def _write(self, claim: Claim) -> None:
