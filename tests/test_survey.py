@@ -211,6 +211,20 @@ def test_objects_on_no_class_of_things() -> None:
     assert lines([pixels, replace(pixels, split="val", content="x")])[0] == ""
 
 
+def test_classes_that_are_missing_are_told_together() -> None:
+    """Of CamVid's 31 classes, most occur in few images."""
+    classes = (*CELLS, *(ClassSpec(id=k, name=f"c{k}", kind="stuff") for k in range(2, 8)))
+    one, other = discs(64, 5, 20, "one"), discs(64, 6, 20, "other")
+    other.label.semantic[0, 0] = 7
+    facts = [measure_image(one, "train", classes), measure_image(other, "val", classes)]
+    found = find_problems("data", ["train", "val"], facts, (), classes)
+    assert [str(note) for note in found.notes] == [
+        "data has no pixel of c2, c3, c4 and 2 more in train or anywhere else: they cannot be "
+        "learnt",
+        "data has no pixel of c7 in train, but in val: it cannot be learnt",
+    ]
+
+
 def test_class_ids_that_are_taken_for_objects_are_told() -> None:
     """Classes fall apart; of objects, a few do."""
     bands = np.zeros((40, 60), np.int32)

@@ -195,11 +195,15 @@ def _remarks(uri: str, facts: Iterable[ImageFacts]) -> Iterator[Problem]:
 def _absent(uri: str, facts: Sequence[ImageFacts], classes: Classes) -> Iterator[Problem]:
     if not any(one.split == "train" for one in facts):
         return
+    names = defaultdict(list)
     for place, spec in enumerate(classes):
         seen = {one.split for one in facts if one.class_pixels[place]}
         if spec.kind != "background" and "train" not in seen:
-            others = f", but in {' and '.join(sorted(seen))}" if seen else " or anywhere else"
-            yield Problem(uri, f"has no pixel of {spec.name} in train{others}: it cannot be learnt")
+            names[" and ".join(sorted(seen))].append(spec.name)
+    for seen_in, some in sorted(names.items()):
+        others = f", but in {seen_in}" if seen_in else " or anywhere else"
+        rest = "it cannot be learnt" if len(some) == 1 else "they cannot be learnt"
+        yield Problem(uri, f"has no pixel of {first_few(some)} in train{others}: {rest}")
 
 
 def _same_content(facts: Iterable[ImageFacts]) -> list[list[ImageFacts]]:
