@@ -673,6 +673,16 @@ def test_pascal_voc_by_its_lists(tmp_path: Path) -> None:
     assert more.images == data.images
     (note,) = more.notes
     assert str(note).endswith("1 of 4 images in no split; they are left out: x4")
+    pair = "/JPEGImages/x{0}.jpg /SegmentationClass/x{0}.png\n"
+    (lists / "train.txt").write_text("".join(pair.format(i) for i in (1, 3, 5)))
+    (lists / "test.txt").write_text("x4\nx9\n")
+    more = open_data(str(tmp_path)).check()
+    assert [i.split for i in more.images] == ["train", "val", "train", "test"]
+    (note,) = more.notes
+    assert str(note).startswith(f"{lists}/train.txt names 1 without a class map: /JPEGImages/x5")
+    (lists / "train.txt").write_text("y1\n")
+    (problem,) = open_data(str(tmp_path)).problems
+    assert str(problem) == f"{lists}/train.txt names no image that has a class map"
 
 
 # Other laws

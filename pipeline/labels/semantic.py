@@ -22,7 +22,7 @@ from pipeline.labels.base import AnnotatedData, Format, Place, first_few
 from pipeline.labels.classes import CLASSES_FILE, LIST_FILES, find_classes
 from pipeline.labels.files import is_image, read_text, stem
 from pipeline.labels.maps import read_maps
-from pipeline.labels.splits import hold_out, named_splits, split_of
+from pipeline.labels.splits import hold_out, named_in, named_splits, split_of
 from pipeline.records import AnnotatedImage, Problem
 
 _AFTER_SPLIT = ("annot", "_labels", "_annot", "_masks", "_mask", "_label", "labels", "masks")
@@ -147,7 +147,7 @@ def _splits(
     """Name → its row: by folders, by lists, by manifest.csv, or by name."""
     said = {name: pair.split for name, (pair, _, _) in found.items() if pair.split}
     if len(said) < len(found):
-        said = _voc_splits(place, set(found)) if _VOC[2] in place.names else {}
+        said = _voc_splits(place, set(found), problems, notes) if _VOC[2] in place.names else {}
         unlisted = sorted(found.keys() - said.keys())
         if said and unlisted:
             what = (
@@ -160,14 +160,25 @@ def _splits(
     return {name: {"split": splits[name]} for name in found if name in splits}
 
 
-def _voc_splits(place: Place, known: set[str]) -> dict[str, str]:
+def _voc_splits(
+    place: Place, known: set[str], problems: list[Problem], notes: list[Problem]
+) -> dict[str, str]:
     splits: dict[str, str] = {}
     folder = place.join(_VOC[2], "Segmentation")
     lists = {PurePosixPath(n).stem: n for n in storage.list_names(folder) if n.endswith(".txt")}
     for split in _VOC_SPLITS:
-        if split in lists:
-            names = read_text(storage.join(folder, lists[split])).split()
-            splits |= {name: split for name in names if name in known}
+        if split not in lists:
+            continue
+        uri = storage.join(folder, lists[split])
+        named, missing = named_in(read_text(uri), known)
+        splits |= dict.fromkeys(named, split)
+        if split == "test":  # whose class maps are kept secret
+            continue
+        if not named:
+            problems.append(Problem(uri, "names no image that has a class map"))
+        elif missing:
+            what = f"names {len(missing):,} without a class map: {first_few(missing)}"
+            notes.append(Problem(uri, what))
     return splits
 
 

@@ -76,7 +76,7 @@ def _listed_splits(
     first: dict[str, str] = {}
     for file, split in sorted(lists.items()):
         uri = place.join(file)
-        named, missing = _named_in(read_text(uri), known)
+        named, missing = named_in(read_text(uri), known)
         if not named:
             problems.append(Problem(uri, "names none of the images; mend it, or take it away"))
         elif missing:
@@ -99,7 +99,7 @@ def _is_list(file: str) -> bool:
     return path.suffix.lower() == ".txt" and path.stem.lower() in _WORDS
 
 
-def _named_in(text: str, known: set[str]) -> tuple[list[str], list[str]]:
+def named_in(text: str, known: set[str]) -> tuple[list[str], list[str]]:
     """The images that the lines of a list name, and the lines that name none."""
     named, missing = [], []
     for line in filter(None, map(str.strip, text.splitlines())):
