@@ -211,7 +211,10 @@ def test_only_a_process_that_dies_is_a_crash() -> None:
     broken = RayTaskError("open", "Traceback", ValueError("odd axes"))
     for error in (broken, broken.make_dual_exception_instance()):
         assert reject(error) == ("defect", "ValueError: odd axes; please report this")
-    assert reject(RayTaskError("open", "Traceback", MemoryError()))[0] == "memory"
+    with pytest.raises(MemoryError) as caught:
+        np.empty(1 << 55)
+    for lack in (MemoryError(), caught.value):
+        assert reject(RayTaskError("open", "Traceback", lack))[0] == "memory"
     assert reject(RayTaskError("open", "Traceback", UnavailableError("503")))[0] == "unreadable"
     assert reject(WorkerCrashedError())[0] == "crash"
 

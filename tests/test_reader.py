@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.config import NormalizeSettings, ReaderSettings
 from pipeline.errors import RejectError
 from pipeline.images import normalize as normalizing
+from pipeline.images import reader
 from pipeline.images.normalize import match_channels, measure_range, normalize
 from pipeline.images.reader import decode_image
 
@@ -276,6 +277,13 @@ def test_no_truncation_passes(name: str, cut: int) -> None:
     }[name]
     with pytest.raises(RejectError):
         read(whole[: len(whole) * cut // 12 - 1], name)
+
+
+def test_a_lack_of_memory_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(reader.DECODERS, "PNG", lambda *given: np.empty(1 << 55))
+    with pytest.raises(RejectError, match="needs more memory") as caught:
+        decode_image(png(noise((4, 4))), "a.png", ReaderSettings())
+    assert caught.value.code == "memory"
 
 
 def test_limits_and_names_are_settings() -> None:

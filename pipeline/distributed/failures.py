@@ -37,7 +37,8 @@ class Failure:
     @classmethod
     def of(cls, error: Exception) -> "Failure":
         """In one line of bounded length."""
-        kind = type(error).__name__
+        # NumPy's is a class of its own.
+        kind = (MemoryError if isinstance(error, MemoryError) else type(error)).__name__
         text = str(error) if isinstance(error, TesseraError) else f"{kind}: {error}"
         return cls(kind, " ".join(text.split())[:500])
 

@@ -1,4 +1,4 @@
-"""What goes wrong with damaged bytes → one reject, worded alike wherever an image is read."""
+"""What goes wrong in decoding → one reject, worded alike wherever an image is read."""
 
 import contextlib
 import re
@@ -12,7 +12,7 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a Python object: another one 
 
 @contextlib.contextmanager
 def refused(what: str) -> Iterator[None]:
-    """Whatever is raised inside, and is not ours, is a reject of the code corrupt.
+    """Whatever is raised inside, and is not ours, is a reject: corrupt, or memory where that lacks.
 
     Args:
         what: how its message begins, such as `damaged TIFF`.
@@ -21,6 +21,10 @@ def refused(what: str) -> Iterator[None]:
         yield
     except TesseraError:
         raise
+    except MemoryError as error:
+        raise RejectError(
+            "memory", "needs more memory to decode than a process may have"
+        ) from error
     except Exception as error:  # decoders have no common base for what damaged bytes make them say
         reason = " ".join(_ADDRESS.sub("", str(error)).split()) or type(error).__name__
         raise RejectError("corrupt", f"{what}: {reason[:_LONGEST]}") from error
