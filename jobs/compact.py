@@ -5,6 +5,7 @@ import sys
 from jobs._log import log_to
 from jobs._main import DONE, run_job, watched
 from pipeline.config import CompactSettings
+from pipeline.wording import plural
 
 
 def work(settings: CompactSettings) -> int:
@@ -22,7 +23,7 @@ def _compact(settings: CompactSettings) -> int:
     dataset = OutputDataset.open(settings.dataset)
     if settings.dry_run:
         planned = plan_compaction(dataset, settings.target_bytes)
-        log.tell("plan", f"{planned.old:,} shards would become {len(planned.works):,}")
+        log.tell("plan", f"{plural(planned.old, 'shard')} would become {len(planned.works):,}")
         return DONE
     with (
         hold_lease(
@@ -48,7 +49,12 @@ def _compact(settings: CompactSettings) -> int:
                 lambda done: tell("progress", f"{done:,}/{total:,} shards", share=done / total),
             )
     now = planned.shards - planned.old + len(planned.works)
-    log.tell("done", f"{planned.shards:,} shards became {now:,}", before=planned.shards, after=now)
+    log.tell(
+        "done",
+        f"{plural(planned.shards, 'shard')} became {now:,}",
+        before=planned.shards,
+        after=now,
+    )
     return DONE
 
 

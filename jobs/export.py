@@ -5,6 +5,7 @@ import sys
 from jobs._console import console, live
 from jobs._main import DONE, run_job
 from pipeline.config import ExportSettings
+from pipeline.wording import plural
 
 
 def work(settings: ExportSettings) -> int:
@@ -24,7 +25,9 @@ def work(settings: ExportSettings) -> int:
             for done, image in enumerate(images):
                 show(done / len(images), f"{done:,}/{len(images):,} images")
                 FORMATS[settings.to](dataset, image, target)
-    console.print(f"{len(images):,} images: {settings.target}", highlight=False, markup=False)
+    console.print(
+        f"{plural(len(images), 'image')}: {settings.target}", highlight=False, markup=False
+    )
     return DONE
 
 

@@ -9,6 +9,7 @@ from jobs._log import Log, log_to
 from jobs._main import DONE, TOO_MANY_REJECTS, fail, run_job, stopped_by, watched
 from pipeline.config import PredictSettings
 from pipeline.errors import StoppedError
+from pipeline.wording import plural
 
 if TYPE_CHECKING:  # Ray and PyTorch are imported when there is work for them
     from pipeline.distributed.backfill import Backfill, Work
@@ -35,11 +36,12 @@ def _dry_run(log: Log, settings: PredictSettings) -> int:
     with job.plan() as planned:
         _tell_plan(log, job, planned)
     if number := job.superseded:
-        text = f"{number:,} interrupted runs of other commands would be closed"
+        text = f"{plural(number, 'interrupted run')} of other commands would be closed"
         log.tell("note", text, number=number)
     if settings.prune:
         number = job.gone().number
-        log.tell("prune", f"{number:,} images are gone: their rows would go, too", number=number)
+        text = f"{plural(number, 'image is', 'images are')} gone: their rows would go, too"
+        log.tell("prune", text, number=number)
     log.tell("done", "nothing is written")
     return DONE
 
@@ -51,7 +53,7 @@ def _predict(log: Log, settings: PredictSettings, meter: "Meter") -> int:
     meter.last_success(job.last_success)
 
     def on_closed(number: int) -> None:
-        text = f"{number:,} interrupted runs of other commands are closed"
+        text = f"{plural(number, 'interrupted run')} of other commands closed"
         log.tell("note", text, number=number)
 
     with job.lease(lambda text: log.tell("waiting", text), on_closed) as lease:
@@ -99,7 +101,7 @@ def _prune(log: Log, job: "Backfill", lease: "Lease") -> int:
     gone = job.gone()
     if gone.number:
         job.prune(gone, lease)
-        text = f"{gone.number:,} images are gone, and their rows with them"
+        text = f"{plural(gone.number, 'image is', 'images are')} gone, and their rows with them"
         log.tell("pruned", text, number=gone.number)
     return gone.number
 
@@ -115,8 +117,8 @@ def _execute(
             large = "" if now.parts is None else f"  {now.parts[0]:,}/{now.parts[1]:,} parts"
             tell(
                 "progress",
-                f"{now.done:,}/{now.total:,} images{large}  {now.objects:,} objects  "
-                f"{now.rejects:,} rejects  {rate:.2f} Mpx/s",
+                f"{now.done:,}/{now.total:,} images{large}  {plural(now.objects, 'object')}  "
+                f"{plural(now.rejects, 'reject')}  {rate:.2f} Mpx/s",
                 share=now.done / now.total if now.total else 1.0,
                 images=now.images,
                 objects=now.objects,
@@ -133,8 +135,9 @@ def _tell_plan(log: Log, job: "Backfill", planned: "Work") -> None:
     if planned.resumed is not None:
         log.tell(
             "plan",
-            f"going on with the interrupted run {planned.resumed.id}: {plan.images:,} images left, "
-            f"{human_bytes(plan.bytes)} in {plan.shards:,} shards{_how_long(planned)}",
+            f"going on with the interrupted run {planned.resumed.id}: "
+            f"{plural(plan.images, 'image')} left, "
+            f"{human_bytes(plan.bytes)} in {plural(plan.shards, 'shard')}{_how_long(planned)}",
             run=planned.resumed.id,
             images=plan.images,
             bytes=plan.bytes,
@@ -143,8 +146,8 @@ def _tell_plan(log: Log, job: "Backfill", planned: "Work") -> None:
         return
     log.tell(
         "plan",
-        f"{plan.listed:,} images, {plan.done:,} done before, {plan.images:,} to do: "
-        f"{human_bytes(plan.bytes)} in {plan.shards:,} shards{_how_long(planned)}",
+        f"{plural(plan.listed, 'image')}, {plan.done:,} done before, {plan.images:,} to do: "
+        f"{human_bytes(plan.bytes)} in {plural(plan.shards, 'shard')}{_how_long(planned)}",
         listed=plan.listed,
         done=plan.done,
         images=plan.images,
@@ -152,15 +155,19 @@ def _tell_plan(log: Log, job: "Backfill", planned: "Work") -> None:
         shards=plan.shards,
         seconds=planned.seconds,
     )
-    notes = {
-        "other files are no images by their names": collection.ignored,
-        "repeated lines of the manifest count once": plan.repeated,
-        "images have changed since they were done": plan.changed,
-        "images have no value for a partition": collection.unpartitioned,
-    }
-    for text, number in notes.items():
+    notes = [
+        (collection.ignored, "other file is no image by its name",
+         "other files are no images by their names"),
+        (plan.repeated, "repeated line of the manifest counts once",
+         "repeated lines of the manifest count once"),
+        (plan.changed, "image has changed since it was done",
+         "images have changed since they were done"),
+        (collection.unpartitioned, "image has no value for a partition",
+         "images have no value for a partition"),
+    ]  # fmt: skip
+    for number, one, many in notes:
         if number:
-            log.tell("note", f"  {number:,} {text}", number=number)
+            log.tell("note", f"  {plural(number, one, many)}", number=number)
 
 
 def _how_long(planned: "Work") -> str:

@@ -11,6 +11,7 @@ from jobs._survey import tell_choices, tell_notes
 from pipeline import storage
 from pipeline.config import TrainSettings
 from pipeline.errors import StoppedError
+from pipeline.wording import plural
 
 if TYPE_CHECKING:
     from pipeline.distributed.metering import Meter
@@ -50,8 +51,9 @@ def _train(log: Log, settings: TrainSettings, meter: "Meter") -> int:
     if settings.max_minutes and course.steps < _FEW_STEPS:
         log.warn(
             "few_steps",
-            f"only {course.steps} steps fitted in {settings.max_minutes:g} minutes, too few to "
-            "learn much: give it more time, more workers, or a machine with less other work",
+            f"only {plural(course.steps, 'step')} fitted in {settings.max_minutes:g} minutes, "
+            "too few to learn much: give it more time, more workers, or a machine with less other "
+            "work",
         )
     minutes = result.seconds / 60
     log.tell("output", f"model bundle: {result.bundle_uri}  ({minutes:.1f} minutes)",

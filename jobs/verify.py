@@ -9,6 +9,7 @@ from jobs._main import DAMAGED, DONE, run_job, watched
 from pipeline.config import VerifySettings
 from pipeline.tables.check import Finding
 from pipeline.tables.dataset import OutputDataset
+from pipeline.wording import plural
 
 if TYPE_CHECKING:
     from pipeline.tables.lease import Lease
@@ -73,13 +74,15 @@ def _repair(log: Log, dataset: OutputDataset, findings: list[Finding], lease: "L
     done = repair(dataset, findings, lease)
     log.tell(
         "repaired",
-        f"repaired: {done.orphans:,} files without use removed, {done.swept:,} shards swept, "
-        f"{done.discarded:,} damaged shards discarded",
+        f"repaired: {plural(done.orphans, 'file')} without use removed, "
+        f"{plural(done.swept, 'shard')} swept, "
+        f"{plural(done.discarded, 'damaged shard')} discarded",
     )
     if done.planned:
         log.tell(
             "planned",
-            f"{done.planned:,} images are planned again: run jobs.predict to compute them",
+            f"{plural(done.planned, 'image is', 'images are')} planned again: run jobs.predict to "
+            "compute what is missing",
         )
         return DAMAGED
     return DONE

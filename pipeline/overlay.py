@@ -15,6 +15,7 @@ from pipeline.records import Box, ObjectMask, Pixels
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.masks import decode_window
 from pipeline.tables.whole_objects import WHOLE_COLUMNS, whole_object
+from pipeline.wording import plural
 
 _LARGE = 4096  # pixels of a side, from which only the middle of an image is drawn
 _MIDDLE = 1024
@@ -51,7 +52,7 @@ def _cell(dataset: OutputDataset, row: dict[str, Any], side: int) -> Picture:
     except RejectError:  # it could be read once
         return _placeholder(side, f"{name}: changed")
     middle = "" if box == (0, 0, *size) else ", its middle"
-    return frame(picture, side, f"{name}: {row['n_objects']} objects{middle}")
+    return frame(picture, side, f"{name}: {plural(row['n_objects'], 'object')}{middle}")
 
 
 def _placeholder(side: int, caption: str) -> Picture:

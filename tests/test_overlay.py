@@ -51,18 +51,18 @@ def test_images_that_are_gone_or_changed_are_told_in_their_place(
 
     def frame(picture: Picture, side: int, caption: str) -> Picture:
         told.append(caption)
-        assert picture.any() == caption.endswith("objects")
+        assert picture.any() == caption.endswith("object")
         return real(picture, side, caption)
 
     monkeypatch.setattr(overlay, "frame", frame)
     before = overlay.draw_sheet(dataset, 4, 200)
-    assert told == [f"{name}: 1 objects" for name in NAMES]
+    assert told == [f"{name}: 1 object" for name in NAMES]
     (tmp_path / "b.tif").unlink()
     tifffile.imwrite(tmp_path / "c.tif", np.zeros((80, 60), np.uint8))
     (tmp_path / "d.tif").write_bytes(b"II*\0 no longer an image")
     told.clear()
     after = overlay.draw_sheet(dataset, 4, 200)
-    assert told == ["a.tif: 1 objects", "b.tif: gone", "c.tif: changed", "d.tif: changed"]
+    assert told == ["a.tif: 1 object", "b.tif: gone", "c.tif: changed", "d.tif: changed"]
     assert after.shape == before.shape
     assert np.array_equal(after[:206, :206], before[:206, :206])
 

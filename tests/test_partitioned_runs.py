@@ -126,7 +126,7 @@ def test_images_without_a_value_are_told(
 ) -> None:
     given = settings(dated, trained, tmp_path / "out", partition=BY_DATE, dry_run=True)
     assert predict.work(given) == 0
-    assert "1 images have no value for a partition" in capsys.readouterr().out
+    assert "1 image has no value for a partition" in capsys.readouterr().out
 
 
 def test_other_partitions_are_refused(

@@ -11,10 +11,10 @@ FILES = sorted([*ROOT.glob("pipeline/**/*.py"), *ROOT.glob("jobs/*.py")])
 
 # Each room imports only from the rooms before it.
 ROOMS = [
-    "errors", "cores", "memory", "records", "overlaps", "grouping", "config", "scores", "parsing",
-    "storage", "metrics", "collective", "methods", "models", "images", "drawing", "tables",
-    "labels", "synthetic", "plan", "counting", "evaluation", "overlay", "survey", "predicting",
-    "exporting", "large", "training", "distributed",
+    "errors", "wording", "cores", "memory", "records", "overlaps", "grouping", "config", "scores",
+    "parsing", "storage", "metrics", "collective", "methods", "models", "images", "drawing",
+    "tables", "labels", "synthetic", "plan", "counting", "evaluation", "overlay", "survey",
+    "predicting", "exporting", "large", "training", "distributed",
 ]  # fmt: skip
 
 

@@ -39,6 +39,7 @@ from pipeline.tables.orphans import remove_orphans
 from pipeline.tables.runs import Renewal, Run, covers, new_run, shards_of
 from pipeline.tables.spec import DatasetSpec
 from pipeline.tables.tally import Tally, tally_attempts, tally_snapshot
+from pipeline.wording import plural
 
 _PARTS_OF_COMMANDS = ("sweep", "prune")
 """Kinds of runs that no command is of: they come at the end of one."""
@@ -270,7 +271,8 @@ class Backfill:
         found, most = find_gone(self.dataset, self.collection), self.settings.max_prune_share
         if found.share > most:
             raise DataError(
-                f"{found.number:,} images that are done, {found.share:.0%}, are no longer in "
+                f"{plural(found.number, 'image that is', 'images that are')} done, "
+                f"{found.share:.0%}, {'is' if found.number == 1 else 'are'} no longer in "
                 f"{self.collection.uri}, and their rows stay: the limit is {most:.0%}. Where that "
                 "many are gone indeed, give a larger --max-prune-share"
             )

@@ -25,6 +25,7 @@ from pipeline.records import Box, Classes, Label, Sample
 from pipeline.survey.facts import ImageFacts
 from pipeline.survey.fingerprint import DataFingerprint
 from pipeline.survey.tally import BINS_PER_OCTAVE, bin_edge
+from pipeline.wording import plural
 
 SIDE = 320  # pixels of a cell
 _LEAST_SCALE = 0.5  # a larger image is shown by a part: its objects would be too small to see
@@ -125,7 +126,7 @@ def busiest_window(label: Label, side: int) -> Box:
 def _diameters(found: DataFingerprint) -> Picture:
     """Objects by diameter, on an axis of equal ratios."""
     bins = np.array(found.whole.diameters)
-    panel = _panel(f"{bins.sum():,} objects by diameter (pixels)")
+    panel = _panel(f"{plural(int(bins.sum()), 'object')} by diameter (pixels)")
     if not bins.any():
         return panel
     filled: list[int] = np.flatnonzero(bins).tolist()

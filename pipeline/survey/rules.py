@@ -13,6 +13,7 @@ from pipeline.records import Classes
 from pipeline.survey.facts import CELL_SIDES
 from pipeline.survey.fingerprint import DataFingerprint, SplitFingerprint
 from pipeline.survey.tally import diameter_quantile
+from pipeline.wording import plural
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,8 @@ def why_method(name: str, classes: Classes, train: SplitFingerprint) -> str:
             if name == "instance":
                 touching += ", which --method.name proposals would find whole"
         both = f"; it learns the stuff ({listed(stuff)}) as well" if stuff else ""
-        return (
-            f"the labels tell {train.objects:,} objects of {listed(things)} apart{touching}{both}"
-        )
+        told = plural(train.objects, "object")
+        return f"the labels tell {told} of {listed(things)} apart{touching}{both}"
     return "the labels hold classes of pixels and no objects"
 
 

@@ -23,6 +23,7 @@ from pipeline.tables.masks import decode_tile
 from pipeline.tables.schema import SCHEMAS
 from pipeline.tables.snapshot import Snapshot
 from pipeline.tables.whole_objects import WHOLE_COLUMNS
+from pipeline.wording import plural
 
 Tables = Mapping[str, pa.Table]
 Rows = list[dict[str, Any]]
@@ -132,7 +133,8 @@ def _image(
     image: dict[str, Any], objects: pa.Table, counts: Rows, masks: pa.Table, overlapping: bool
 ) -> Iterator[str]:
     if image["n_objects"] != objects.num_rows:
-        yield f"n_objects is {image['n_objects']}, and {objects.num_rows} objects have a row"
+        rows = plural(objects.num_rows, "object has", "objects have")
+        yield f"n_objects is {image['n_objects']}, and {rows} a row"
     ids, class_ids, areas = (objects[c].to_numpy() for c in ("object_id", "class_id", "area"))
     if len(np.unique(ids)) != len(ids):
         yield "an object_id is there twice"
@@ -210,8 +212,8 @@ def _areas(drawn: Mapping[int, int], told: Mapping[int, int], where: str) -> Ite
     if differing:
         first = min(differing)
         yield (
-            f"{len(differing)} objects differ from {where}, such as {first}: "
-            f"{told.get(first)} pixels, not {drawn.get(first)}"
+            f"{plural(len(differing), 'object differs', 'objects differ')} from {where}, such as "
+            f"{first}: {told.get(first)} pixels, not {drawn.get(first)}"
         )
 
 

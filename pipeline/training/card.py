@@ -17,6 +17,7 @@ from pipeline.metrics.true_counts import CONFIDENCE, Counted, expect
 from pipeline.models.bundle import BundleSpec
 from pipeline.records import Classes, reported
 from pipeline.training.reports import Needs, Validation
+from pipeline.wording import plural
 
 CARD_NAME = "README.md"
 _NORMS = {
@@ -94,7 +95,7 @@ def _what_it_is(facts: CardFacts) -> str:
     }[spec.method.name]
     network = spec.network
     return (
-        f"A U-Net that {ability}, from images of {_plural(spec.channels, 'channel')}: "
+        f"A U-Net that {ability}, from images of {plural(spec.channels, 'channel')}: "
         f"{_listed(spec.classes)}. Method `{spec.method.name}`, depth {network.depth}, width "
         f"{network.width}, {_NORMS[network.norm]}; intensities by {spec.normalize.kind}. "
         f"Fingerprint `{spec.fingerprint}`.\n"
@@ -111,7 +112,7 @@ def _how_to_predict(facts: CardFacts) -> str:
 
 def _figures(validation: Validation) -> str:
     figures = validation.figures
-    text = f"On {_plural(figures.images, 'image')} that were held out"
+    text = f"On {plural(figures.images, 'image')} that were held out"
     if figures.ap_mean:
         thresholds = list(figures.ap_mean)
         text += (
@@ -224,10 +225,10 @@ def _data(facts: CardFacts) -> str:
 def _training(facts: CardFacts) -> str:
     machine, settings = facts.machine, facts.settings
     place = f"{machine.cpus:g} CPU cores" + (f", {machine.gpus} GPUs" if machine.gpus else "")
-    threads = f" of {_plural(machine.threads, 'thread')}" if not machine.gpus else ""
+    threads = f" of {plural(machine.threads, 'thread')}" if not machine.gpus else ""
     text = (
-        f"{facts.seconds / 60:.1f} minutes, {_plural(facts.epochs, 'epoch')}, on {place}: "
-        f"{_plural(machine.workers, 'worker')}{threads}{_needs(machine.needs)}.\n\n"
+        f"{facts.seconds / 60:.1f} minutes, {plural(facts.epochs, 'epoch')}, on {place}: "
+        f"{plural(machine.workers, 'worker')}{threads}{_needs(machine.needs)}.\n\n"
         "Settings that are not the defaults; `settings.yaml` has all of them:\n\n"
     )
     hidden = {"config", "data", "output", "checkpoints", "record", "notes", "log"}
@@ -268,7 +269,3 @@ def _cell(value: object) -> str:
 
 def _listed(classes: Classes) -> str:
     return ", ".join(f"{spec.name} ({spec.kind})" for spec in reported(classes))
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count:,} {word}" + ("" if count == 1 else "s")
