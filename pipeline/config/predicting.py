@@ -133,7 +133,9 @@ class PredictSettings(CollectionSettings, WritingSettings):
     views: Annotated[Literal[1, 2, 4, 8], BeforeValidator(_as_number)] = Field(
         1,
         description="mirrored and turned views of each region that the network looks at and whose "
-        "outputs are averaged, as many times slower; it helps some models, so measure",
+        "outputs are averaged, as many times slower; it helps some models, so measure. 2: also "
+        "mirrored left to right; 4 and 8 turn as well, which models of images with an up were "
+        "never shown",
     )
     zoom: float = Field(
         1.0,
