@@ -14,11 +14,19 @@ from jobs import predict
 from jobs import verify as verify_job
 from pipeline.config import PredictSettings, VerifySettings
 from pipeline.distributed.opening import blamed, failure_of
+from pipeline.distributed.part_stages import open_image, read_part
+from pipeline.distributed.parts import Part, keep_of, part_of, to_table
 from pipeline.distributed.session import ray_session
+from pipeline.distributed.stages import GraphSettings
 from pipeline.errors import UnavailableError
+from pipeline.large.keeping import Opened
+from pipeline.models.weights import load_bundle
+from pipeline.records import SourceImage
 from pipeline.synthetic import encode_image, make_scene
 from pipeline.tables.dataset import OutputDataset
+from pipeline.tables.lease import Hold
 from tests.chaos import Job, assert_same, hooked, tables
+from tests.conftest import ROOT
 from tests.laws import sql
 from tests.test_windows import write_pyramid, write_zarr
 
@@ -183,6 +191,31 @@ def test_a_killed_run_goes_on_with_the_parts_that_lack(
     assert job.wait() == 0, job.text()
     assert_same(output, tmp_path / "expected")
     assert verify(output) == 0
+
+
+def test_an_image_replaced_while_its_run_was_killed_is_not_mixed_of_both(tmp_path: Path) -> None:
+    """The new file is as large in pixels, and other parts of the old one are done already."""
+    path = tmp_path / "image.tif"
+    bundle = load_bundle(str(ROOT / "models/nuclei")).spec
+    graph = GraphSettings(
+        str(tmp_path / "out"), "run", Hold("", 0, ""), "", "", bundle.classes, bundle.method,
+        settings(tmp_path, "", tmp_path / "out", regions=IN_PARTS), bundle,
+    )  # fmt: skip
+
+    def read(source: SourceImage) -> tuple[str | None, bool]:
+        """As a run does that begins or goes on; what it says of the image's second part."""
+        keep = keep_of("shard", source, graph)
+        opened, _ = open_image(source, keep, graph)
+        assert isinstance(opened, Opened)
+        table = read_part(to_table(Part("shard", source, 1, opened)), graph, {})
+        reject = part_of(table).reject
+        return reject and reject.code, table["pixels"].null_count == 0
+
+    tifffile.imwrite(path, make_scene(300, 300, 90, 1).image, tile=(64, 64), compression="zlib")
+    source = SourceImage("image", str(path), "1", path.stat().st_size)
+    assert read(source) == (None, True)
+    tifffile.imwrite(path, make_scene(300, 300, 90, 2).image, tile=(64, 64), compression="zlib")
+    assert read(source) == ("changed", False)
 
 
 @pytest.mark.soak

@@ -218,6 +218,7 @@ def _image(
     ref = decoded.get(part.source.image_id)
     if ref is not None:
         return WholeImage(ray.get(ref))
+    _check_unchanged(part.source)  # since other parts were read, perhaps by a run that was killed
     image = open_windows(part.source.uri, _level(settings))
     if image is None or image.shape != part.opened.shape:
         raise RejectError("changed", "was changed since it was listed; the next run will do it")
