@@ -30,7 +30,7 @@ def test_nothing_listens_beyond_loopback() -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_is_one_line_while_ray_is_there(tmp_path: Path) -> None:
+def test_sigterm_is_one_line_while_ray_is_there() -> None:
     """Ray's own handlers print a stack of C++, and abort."""
     script = (
         "import os, signal, time\n"
@@ -47,6 +47,24 @@ def test_sigterm_is_one_line_while_ray_is_there(tmp_path: Path) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=400
     )
     assert (done.returncode, done.stderr) == (143, "error: stopped by SIGTERM\n")
+
+
+@pytest.mark.slow
+def test_what_goes_on_after_a_session_starts_no_ray_of_its_own() -> None:
+    script = (
+        "import ray\n"
+        "from pipeline.distributed.session import ray_session\n"
+        "with ray_session():\n"
+        "    pass\n"
+        "try:\n"
+        "    ray.put(1)\n"
+        "except Exception:\n"
+        "    print('refused', ray.is_initialized())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=400
+    )
+    assert done.stdout == "refused False\n", done.stderr
 
 
 def test_sigterm_while_ray_starts_is_whose_it_was(monkeypatch: pytest.MonkeyPatch) -> None:

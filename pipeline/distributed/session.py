@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ray
-from ray._private import ray_constants
+from ray._private import auto_init_hook, ray_constants
 from ray.data import DataContext
 from ray.exceptions import RayError, RayTaskError
 
@@ -55,6 +55,8 @@ def ray_session(store_bytes: int = _STORE_BYTES) -> Iterator[Resources]:
         yield _resources()
         return
     _quieten()
+    # Or a thread of a stopped run that asks for more would start Ray anew, or join a stranger's.
+    auto_init_hook.enable_auto_connect = False
     _connect(store_bytes)
     _ours.append(store_bytes)
     try:
