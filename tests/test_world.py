@@ -223,6 +223,16 @@ def test_a_training_that_gets_no_better_is_not_waited_for(tmp_path: Path) -> Non
     assert training.state.best_validation.score == training.state.best_score
 
 
+def test_of_equally_good_weights_those_that_learned_longest_are_kept(tmp_path: Path) -> None:
+    slow = OptimizerSettings(learning_rate=1e-5, ema=0)
+    training = train(Case("slow"), tmp_path, validation_share=1.0, optimizer=slow)
+    assert training.state.best_score == 0
+    assert training.state.best_epoch == 1  # since when it got no better
+    weights = training.average.network.state_dict()
+    for name, tensor in training.best.items():
+        assert torch.equal(tensor, weights[name].cpu()), name
+
+
 def test_the_average_follows_the_weights() -> None:
     network = UNet(NetworkSettings(depth=1, width=2), 1, {"out": 1})
     average = WeightAverage(network, decay=0.3)

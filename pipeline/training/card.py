@@ -112,7 +112,7 @@ def _how_to_predict(facts: CardFacts) -> str:
 
 def _figures(validation: Validation) -> str:
     figures = validation.figures
-    text = f"On {plural(figures.images, 'image')} that were held out"
+    text = f"On {plural(figures.images, 'image')} held out"
     if figures.ap_mean:
         thresholds = list(figures.ap_mean)
         text += (

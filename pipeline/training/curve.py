@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pipeline.metrics import Reliability
-from pipeline.training.recorders.history import EpochLine
+from pipeline.training.recorders.history import EpochLine, best_of
 from pipeline.training.reports import Validation
 
 if TYPE_CHECKING:  # heavy, and needed at the very end only
@@ -49,7 +49,7 @@ def _draw_figures(axes: "Axes", epochs: Sequence[EpochLine]) -> None:
     for name, colour in zip(names, _LINES, strict=False):
         values = [line.metrics[name] for line in epochs]
         _plot(axes, epochs, values, name, colour, bold=name == "score")
-    best = max(epochs, key=lambda line: line.metrics["score"])
+    best = best_of(epochs)
     axes.axvline(best.epoch, color=_MUTED, linewidth=1, linestyle=":")
     axes.set_ylim(0, 1)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)

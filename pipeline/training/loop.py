@@ -280,6 +280,8 @@ class Training:
         )
         if state.best_score is None or report.score > state.best_score:
             state.best_score, state.best_epoch = report.score, epoch
+        # Of equals the one that has learned longest: a few validation images tell many not apart.
+        if report.score == state.best_score:
             state.best_validation, self.best = found.validation, kept(network.state_dict())
         state.validated, state.validated_progress = state.done, state.progress
         state.training_seconds, state.loss_sum = 0.0, 0.0

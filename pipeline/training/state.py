@@ -35,7 +35,7 @@ class TrainingState(BaseModel):
     elapsed: float = Field(0.0, description="seconds on the training's clock")
     first: float | None = Field(None, description="seconds on that clock at the first step")
     best_score: float | None = None
-    best_epoch: int = 0
+    best_epoch: int = Field(0, description="the first that was as good")
     best_validation: Validation | None = None
     validated: int = Field(0, description="steps done at the last validation")
     validated_progress: float = 0.0

@@ -1,7 +1,7 @@
 """The epochs of a training, as the lines of `metrics.jsonl`."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
@@ -32,6 +32,11 @@ class EpochLine:
     """The published model: the figures of its weights, after the epoch that was best."""
 
 
+def best_of(lines: Sequence[EpochLine]) -> EpochLine:
+    """The epoch whose weights are published: of equally good ones the last."""
+    return max(lines, key=lambda line: (line.metrics["score"], line.epoch))
+
+
 class History:
     """The epochs so far, those of the training that this one resumes included."""
 
@@ -51,7 +56,7 @@ class History:
         self._recall()
         if not self.lines:
             raise StorageError(f"no epoch to tell of, and {self.uri} is not there")
-        best = max(self.lines, key=lambda line: line.metrics["score"])
+        best = best_of(self.lines)
         metrics = load_spec(bundle_uri).metrics
         self.lines.append(replace(best, metrics=metrics, final=True))
 
