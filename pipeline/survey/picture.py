@@ -19,6 +19,7 @@ from pipeline.drawing import (
     frame,
     grid,
     legend,
+    text_width,
     write,
 )
 from pipeline.records import Box, Classes, Label, Sample
@@ -29,8 +30,8 @@ from pipeline.wording import plural
 
 SIDE = 320  # pixels of a cell
 _LEAST_SCALE = 0.5  # a larger image is shown by a part: its objects would be too small to see
-_CAPTION_LETTERS = 50  # that fit below a cell
 _LEAST_LINE, _TWO_LINES = 13, 24  # pixels of a class in a panel; from which two lines fit
+_LEAST_NAME = 10  # letters of an image's name that are shown, whatever else is to be told
 _MUTED, _INK = (130, 130, 130), (120, 190, 255)
 
 
@@ -102,11 +103,19 @@ def _cell(pick: Pick, sample: Sample, classes: Classes) -> Picture:
     pixels, semantic = sample.pixels[window], sample.label.semantic[window]
     scale = SIDE / max(semantic.shape)
     picture = draw(pixels, semantic, sample.label.instances[window], classes, scale)
-    n = pick.facts.objects
-    what = f", {n} object{'s' if n != 1 else ''}" if n else ""
+    return frame(picture, SIDE, _caption(pick))
+
+
+def _caption(pick: Pick) -> str:
+    """With as much of the name's end, where names differ, as there is room for."""
+    what = f", {plural(pick.facts.objects, 'object')}" if pick.facts.objects else ""
     why = f", {pick.why}" if pick.why else ""
-    name = pick.facts.name if len(pick.facts.name) <= 10 else pick.facts.name[:8] + ".."
-    return frame(picture, SIDE, f"{name} ({pick.facts.split}){what}{why}"[:_CAPTION_LETTERS])
+    name, rest = pick.facts.name, f" ({pick.facts.split}){what}{why}"
+    shown = name
+    while len(shown) > _LEAST_NAME and text_width(shown + rest) > SIDE - 8:
+        name = name[1:]
+        shown = ".." + name
+    return shown + rest
 
 
 def busiest_window(label: Label, side: int) -> Box:
@@ -137,6 +146,7 @@ def _diameters(found: DataFingerprint) -> Picture:
         x = 10 + (place - first) * step
         top = SIDE - 30 - (SIDE - 70) * bins[place] / bins.max()
         cv2.rectangle(panel, (round(x), round(top)), (round(x + step) - 1, SIDE - 30), _INK, -1)
+    write(panel, f"{bins.max():,}", 10, 36, _MUTED)
     octaves = range(first, last + 1, BINS_PER_OCTAVE)
     for place in octaves:
         x = min(round(10 + (place - first) * step), SIDE - 30)
@@ -182,7 +192,8 @@ def _levels(facts: Sequence[ImageFacts]) -> Picture:
         low, middle, high = (SIDE - 30 - round(share * (SIDE - 70)) for share in level)
         cv2.line(panel, (round(x), low), (round(x), high), (70, 100, 130), thickness)
         cv2.circle(panel, (round(x), middle), max(1, thickness // 2), WHITE, -1)
-    write(panel, "0 to the most that the type holds", 10, SIDE - 12, _MUTED)
+    write(panel, "the most that the type holds", 10, 36, _MUTED)
+    write(panel, "0", 10, SIDE - 12, _MUTED)
     return panel
 
 
