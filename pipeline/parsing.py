@@ -24,6 +24,8 @@ from pipeline.errors import SettingsError
 S = TypeVar("S", bound=JobSettings)
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_ALIKE = (("--output", "--target", "--picture"), ("--input", "--data", "--predictions"))
+"""Flags that are called differently by jobs that take different things."""
 _REQUIRED = re.compile("arguments are required")
 _GIVEN = re.compile(r"argument (\S+)/(\S+): ignored explicit argument (.+)")
 _TAKES = {
@@ -226,7 +228,9 @@ def _key_problem(kind: type[BaseModel], error: ErrorDetails) -> str:
 
 
 def _did_you_mean(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    alike = next((words for words in _ALIKE if word in words), ())
+    close = [one for one in known if one in alike]
+    close = close or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else "; --help lists them"
 
 

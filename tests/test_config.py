@@ -11,7 +11,10 @@ from jobs._main import read_settings, run_job
 from pipeline.config import (
     CountSettings,
     DemoSettings,
+    EvaluateSettings,
+    ExportSettings,
     JobSettings,
+    OverlaySettings,
     PredictSettings,
     TrainSettings,
 )
@@ -130,6 +133,17 @@ def test_a_level_is_chosen_in_one_way() -> None:
     assert read_settings(PredictSettings, given).mpp == 0.5
     with pytest.raises(SettingsError, match="level and mpp each choose a level"):
         read_settings(PredictSettings, [*given, "--level", "1"])
+
+
+def test_a_flag_of_another_job_leads_to_this_ones() -> None:
+    for kind, flag, meant in (
+        (ExportSettings, "--output", "--target"),
+        (OverlaySettings, "--output", "--picture"),
+        (EvaluateSettings, "--input", "--predictions"),
+        (TrainSettings, "--input", "--data"),
+    ):
+        with pytest.raises(SettingsError, match=f"unknown flag {flag}; did you mean {meant}?"):
+            read_settings(kind, [flag, "x"])
 
 
 def test_a_job_may_need_no_flag_at_all() -> None:
