@@ -43,7 +43,15 @@ _OF_TYPE = {"parsing", "parsing_size", "type", "from_float", "number"}
 
 
 class _Loader(yaml.SafeLoader):
-    """Without YAML 1.1's numbers to the base of 60: `workers: 1:4` is no 64."""
+    """No numbers to the base of 60 (`workers: 1:4` is no 64), no repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in keys[:place]:
+                where = f"{self.name} at line {key.start_mark.line + 1}"
+                raise SettingsError(f"{where} gives {key.value} a second time")
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -61,7 +69,9 @@ _Loader.yaml_implicit_resolvers = {
 def parse_yaml(text: str, name: str) -> dict[str, Any]:
     """The mapping that a YAML file holds. `name` is for the error's sake."""
     try:
-        value = _Loader(text).get_single_data()
+        loader = _Loader(text)
+        loader.name = name
+        value = loader.get_single_data()
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
@@ -153,22 +163,26 @@ def _underscored(values: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
         *sections, name = str(key).replace("-", "_").split(".")
-        place = found
-        for section in sections:
-            place = _section(place, section)
-        if isinstance(value, Mapping):
-            _section(place, name).update(_underscored(value))
+        given = {name: _underscored(value) if isinstance(value, Mapping) else value}
+        for section in reversed(sections):
+            given = {section: given}
+        _add(found, given)
+    return found
+
+
+def _add(found: dict[str, Any], given: dict[str, Any], section: str = "") -> None:
+    """Settings to those found before; a section's may come in several places, none comes twice."""
+    for name, value in given.items():
+        key, before = section + name, found.get(name)
+        if name not in found:
+            found[name] = value
+        elif isinstance(before, dict) and isinstance(value, dict):
+            _add(before, value, f"{key}.")
+        elif isinstance(before, dict) or isinstance(value, dict):
+            other = value if isinstance(before, dict) else before
+            raise SettingsError(f"setting {key}: {_no_section(other)}")
         else:
-            place[name] = value
-    return found
-
-
-def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
-    """A section of settings, which may be given in several places."""
-    found = values.setdefault(name, {})
-    if not isinstance(found, dict):
-        raise SettingsError(f"setting {name}: {_no_section(found)}")
-    return found
+            raise SettingsError(f"setting {key}: is given twice")
 
 
 def _no_section(value: object) -> str:
