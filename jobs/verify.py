@@ -90,11 +90,9 @@ def _repair(log: Log, dataset: OutputDataset, findings: list[Finding], lease: "L
 
 def _tell(log: Log, findings: list[Finding], limit: int) -> None:
     for finding in findings[:limit]:
-        log.warn(
-            finding.kind,
-            f"{finding.where} {finding.what}" if finding.kind != "disagree" else finding.what,
-            where=finding.where,
-        )
+        says_where = finding.kind == "disagree" or finding.where in finding.what
+        text = finding.what if says_where else f"{finding.where} {finding.what}"
+        log.warn(finding.kind, text, where=finding.where)
     if len(findings) > limit:
         log.tell("more", f"… and {len(findings) - limit:,} more; --limit N shows more")
     kinds = Counter(finding.kind for finding in findings)
