@@ -341,6 +341,22 @@ def test_what_is_given_is_kept() -> None:
     assert s.sampling == SamplingSettings(rare_class=0.5, objects=0.25)
 
 
+def test_images_that_no_training_looks_at_choose_nothing() -> None:
+    """Also in `jobs.inspect`, which reads them too."""
+    cells = [discs(256, 10, 30, name) for name in "ab"]
+    deep = discs(256, 10, 30, "c")
+    deep = replace(deep, pixels=deep.pixels.repeat(3, axis=2).astype(np.uint16))
+    facts = [measure_image(cells[0], "train", CELLS), measure_image(cells[1], "val", CELLS)]
+    images = tuple(annotated_image(name, "labels", None) for name in "ab")
+    data = AnnotatedData("data", "folder", images, CELLS, VOID)
+    settings = TrainSettings(data="d", output="o")
+    alone, beside = (
+        configure(settings, data, DataFingerprint.of(found, CELLS), LAPTOP)
+        for found in (facts, [*facts, measure_image(deep, "test", CELLS)])
+    )
+    assert beside == alone
+
+
 def test_crop_and_depth_follow_objects_images_and_each_other() -> None:
     large = chosen([discs(1024, 45, 128)])
     assert (large.settings.crop, large.settings.network.depth) == (288, 5)

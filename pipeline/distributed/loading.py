@@ -14,8 +14,7 @@ from pipeline.distributed.session import Resources
 from pipeline.distributed.streaming import StreamedSamples, decoded_bytes
 from pipeline.distributed.survey import Survey, read_images, summarise, survey
 from pipeline.labels import AnnotatedData
-
-SPLITS = ("train", "val")
+from pipeline.survey.fingerprint import USED_SPLITS
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Loaded:
         data, facts = self.survey.data, self.survey.facts
         return {
             split: StreamedSamples.of(data, split, facts, settings.channels, settings.normalize)
-            for split in SPLITS
+            for split in USED_SPLITS
         }
 
 
@@ -43,8 +42,8 @@ def load(data: AnnotatedData, settings: TrainSettings, resources: Resources) -> 
     if budget is None:
         budget = resources.store_bytes // 2
     if decoded_bytes(data) > budget:
-        return Loaded(survey(data, settings.channels, splits=SPLITS), {})
-    images = {split: data.split(split) for split in SPLITS}
+        return Loaded(survey(data, settings.channels, splits=USED_SPLITS), {})
+    images = {split: data.split(split) for split in USED_SPLITS}
     decoded: dict[str, MaterializedDataset[Any]] = {
         split: read_images(data, members, keep_pixels=True).materialize()
         for split, members in images.items()

@@ -12,7 +12,7 @@ from pipeline.errors import SettingsError
 from pipeline.labels import AnnotatedData
 from pipeline.records import thing_ids
 from pipeline.survey import rules
-from pipeline.survey.fingerprint import DataFingerprint
+from pipeline.survey.fingerprint import USED_SPLITS, DataFingerprint
 from pipeline.survey.rules import CPU, GPU, Hardware
 
 T = TypeVar("T")
@@ -50,6 +50,7 @@ def configure(
         choices.append(Choice(setting, value, reason))
         return value
 
+    found = found.only(*USED_SPLITS)
     train, network, sampling = found.split("train"), settings.network, settings.sampling
     recipe = GPU if hardware.gpus else CPU
     method = decide_method(settings.method, data)

@@ -4,13 +4,16 @@ Legend: K classes, S sides of `facts.CELL_SIDES`.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from typing import Any
 
 from pipeline.records import Classes
 from pipeline.survey.facts import CELL_SIDES, ImageFacts
 from pipeline.survey.tally import BINS, Tally
+
+USED_SPLITS = ("train", "val")
+"""Those that a training looks at; images of all others say nothing about it."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,10 @@ class DataFingerprint:
         """One split; of no image where there is none of that name."""
         nothing = SplitFingerprint.nothing(name, len(self.classes))
         return next((one for one in self.splits if one.split == name), nothing)
+
+    def only(self, *names: str) -> "DataFingerprint":
+        """These splits alone."""
+        return replace(self, splits=tuple(one for one in self.splits if one.split in names))
 
     @property
     def whole(self) -> SplitFingerprint:

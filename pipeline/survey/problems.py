@@ -12,7 +12,7 @@ from pipeline.errors import DataProblems
 from pipeline.labels.base import first_few
 from pipeline.records import Classes, Problem
 from pipeline.survey.facts import ImageFacts
-from pipeline.survey.fingerprint import is_empty, is_void
+from pipeline.survey.fingerprint import USED_SPLITS, is_empty, is_void
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def widest(facts: Iterable[ImageFacts]) -> int:
 
 def _lacking_splits(uri: str, splits: set[str]) -> list[Problem]:
     needs = "a training takes at least one to learn from and another to be measured on"
-    lacking = [split for split in ("train", "val") if split not in splits]
+    lacking = [split for split in USED_SPLITS if split not in splits]
     return [Problem(uri, f"has no image of the split {split}: {needs}") for split in lacking]
 
 
@@ -95,7 +95,7 @@ def _nothing_to_learn(
     members = defaultdict(list)
     for one in facts:
         members[one.split].append(one)
-    for split in sorted({"train", "val"} & members.keys()):
+    for split in sorted(members.keys() & USED_SPLITS):
         images = f"in the images of the split {split}"
         if all(is_void(one) for one in members[split]):
             yield Problem(uri, f"labels nothing {images}: every pixel is void{_on_void(void)}")
