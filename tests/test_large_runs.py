@@ -199,7 +199,7 @@ def test_an_image_replaced_while_its_run_was_killed_is_not_mixed_of_both(tmp_pat
     bundle = load_bundle(str(ROOT / "models/nuclei")).spec
     graph = GraphSettings(
         str(tmp_path / "out"), "run", Hold("", 0, ""), "", "", bundle.classes, bundle.method,
-        settings(tmp_path, "", tmp_path / "out", regions=IN_PARTS), bundle,
+        settings(tmp_path, "none", tmp_path / "out", regions=IN_PARTS), bundle,
     )  # fmt: skip
 
     def read(source: SourceImage) -> tuple[str | None, bool]:

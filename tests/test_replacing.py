@@ -189,12 +189,12 @@ def test_what_another_command_left_goes_where_nothing_is_to_do(
     before = table_files(scene.output)
     capsys.readouterr()
     scene.predict(dry_run=True)
-    assert "1 interrupted runs of other commands would be closed" in capsys.readouterr().out
+    assert "1 interrupted run of other commands would be closed" in capsys.readouterr().out
     assert table_files(scene.output) == before
     assert not (run / "summary.json").exists()
     scene.predict()
     told = capsys.readouterr().out
-    assert "1 interrupted runs of other commands are closed" in told
+    assert "1 interrupted run of other commands closed" in told
     assert "nothing to do" in told
     scene.assert_whole()
     capsys.readouterr()

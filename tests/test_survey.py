@@ -615,5 +615,6 @@ def test_the_names_of_many_classes_stand_in_rows() -> None:
     things = [ClassSpec(id=i, name=f"class-number-{i}", kind="thing") for i in range(1, 19)]
     one = legend(tuple(things[:2]), 980)
     many = legend(tuple(things), 980)
-    assert many.shape == (3 * one.shape[0], 980, 3)
+    assert many.shape[0] > 2 * one.shape[0]
+    assert many.shape[1:] == (980, 3)
     assert (many[:, -1] == many[0, 0]).all()  # none is cut off at the edge

@@ -198,7 +198,7 @@ GROUPS: dict[str, list[tuple[Damage, str, str]]] = {
         (flip_a_pixel_sum, "disagree", "pixels of"),
         (remove_an_object, "disagree", "n_objects is"),
         (remove_an_image, "disagree", "was planned and has neither a row nor a reject"),
-        (change_a_label, "disagree", "objects differ from the masks"),
+        (change_a_label, "disagree", "1 object differs from the masks"),
     ],
     "copies": [
         (copy_under_another_name, "unreadable", "images/site=a/alien.parquet holds rows of"),
