@@ -197,7 +197,7 @@ def test_from_a_model_to_its_counts(
     assert run_job(PredictSettings, predict.work, words) == 0
     assert told(output, capsys) == after
 
-    otherwise = [*words, "--min-score", "0", "--replace"]
+    otherwise = [*words, "--min-score", "0.001", "--replace"]
     assert run_job(PredictSettings, predict.work, otherwise) == 0
     # Of these objects neither validation nor one's own images have told.
     assert told(output, capsys)[0]["expected"] is None
