@@ -149,6 +149,7 @@ def test_a_where_that_is_no_condition_is_one_line(
     assert "the columns are uri, version, size, day" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_partitions_from_columns_of_a_manifest(trained: str, tmp_path: Path) -> None:
     """A value may be anything; as a folder it is quoted, as a column it is what it was."""
     values = ["a/b", "ü = 1", None, "plain"]

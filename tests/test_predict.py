@@ -195,6 +195,7 @@ def test_too_many_rejects_is_exit_3(
     assert Backfill(given).last_success is not None
 
 
+@pytest.mark.slow
 def test_files_of_others_in_the_output_stay(trained: str, images: str, tmp_path: Path) -> None:
     theirs = tmp_path / "taken/objects/2025/mine.parquet"
     theirs.parent.mkdir(parents=True)

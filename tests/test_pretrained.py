@@ -141,6 +141,7 @@ def test_what_is_no_model_is_one_line(tmp_path: Path) -> None:
         find_pretrained(settings_with(pretrained=str(tmp_path)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_few_steps_are_enough_for_what_the_model_knows(
     trained: str, annotated: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

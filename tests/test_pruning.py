@@ -86,6 +86,7 @@ def test_what_comes_back_is_done_again_and_may_get_lost_again(
     assert "4 missing" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_images_of_one_shard_come_and_go_and_each_counts_once(scene: Scene, tmp_path: Path) -> None:
     """A shard comes back with its images, and the next time another of them goes."""
     kept = shutil.copytree(scene.images, tmp_path / "before")
