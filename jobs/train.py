@@ -51,7 +51,8 @@ def _train(log: Log, settings: TrainSettings, meter: "Meter") -> int:
     if settings.max_minutes and course.steps < _FEW_STEPS:
         log.warn(
             "few_steps",
-            f"only {plural(course.steps, 'step')} fitted in {settings.max_minutes:g} minutes, "
+            f"only {plural(course.steps, 'step')} fitted in "
+            f"{plural(settings.max_minutes, 'minute')}, "
             "too few to learn much: give it more time, more workers, or a machine with less other "
             "work",
         )

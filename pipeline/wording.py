@@ -1,6 +1,7 @@
 """Numbers in sentences."""
 
 
-def plural(count: int, one: str, many: str = "") -> str:
-    """1 image, 2,000 images; `many` where it is not `one` with an s."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+def plural(count: float, one: str, many: str = "") -> str:
+    """1 image, 2,000 images, 0.5 minutes; `many` where it is not `one` with an s."""
+    number = f"{count:g}" if isinstance(count, float) else f"{count:,}"
+    return f"{number} {one if count == 1 else many or one + 's'}"

@@ -24,7 +24,6 @@ from pipeline.config import (
     SamplingSettings,
     TrainSettings,
 )
-from pipeline.drawing import legend
 from pipeline.errors import DataProblems
 from pipeline.labels import AnnotatedData, open_data, read_sample
 from pipeline.models.bundle import load_spec
@@ -609,12 +608,3 @@ def test_windows_are_those_that_crops_are_judged_by() -> None:
     facts = facts_of(discs(512, 5, 40))
     assert facts.cells == tuple((512 // side) ** 2 for side in CELL_SIDES)
     assert facts.object_cells == facts.cells
-
-
-def test_the_names_of_many_classes_stand_in_rows() -> None:
-    things = [ClassSpec(id=i, name=f"class-number-{i}", kind="thing") for i in range(1, 19)]
-    one = legend(tuple(things[:2]), 980)
-    many = legend(tuple(things), 980)
-    assert many.shape[0] > 2 * one.shape[0]
-    assert many.shape[1:] == (980, 3)
-    assert (many[:, -1] == many[0, 0]).all()  # none is cut off at the edge

@@ -250,8 +250,7 @@ def choose_width(
         width //= 2
     return (
         width,
-        f"about {steps(width):,.0f} steps in {minutes:g} minute{'' if minutes == 1 else 's'} on "
-        f"{hardware.cpus:g} CPUs",
+        f"about {steps(width):,.0f} steps in {plural(minutes, 'minute')} on {hardware.cpus:g} CPUs",
     )
 
 
