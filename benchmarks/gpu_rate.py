@@ -122,6 +122,7 @@ def main() -> None:
         samples = [read_sample(image, data.classes, data.void) for image in data.split("train")]
     settings = ConfiguredSettings(
         data=uri, output="unused", crop=given.crop, batch_size=given.batch_size, channels=3,
+        zoom=1,
         network={"depth": given.depth, "width": given.width,
                  "full_resolution": given.full_resolution},
         method={"name": "instance", "reach": 64}, normalize={"kind": "percentile"},

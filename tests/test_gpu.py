@@ -124,7 +124,7 @@ def test_a_training_learns_and_goes_on(
 ) -> None:
     settings = ConfiguredSettings(
         data="unused", output=str(tmp_path), epochs=6, min_steps=20, batch_size=8, crop=SIDE,
-        channels=3, accumulate=accumulate, method={"name": "instance", "reach": 64},
+        channels=3, zoom=1, accumulate=accumulate, method={"name": "instance", "reach": 64},
         network={"depth": 3, "width": 8, "full_resolution": "full", "norm": norm},
         optimizer={"ema": ema}, record={"tensorboard": False},
     )  # fmt: skip

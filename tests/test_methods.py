@@ -231,7 +231,7 @@ def test_a_method_has_the_thresholds_that_predictions_may_give(name: str) -> Non
     for key, value in given.items():
         asked = PredictSettings(input="i", model="m", output="o", **{key: value})
         if key in THRESHOLDS[name]:
-            assert getattr(asked.decoding(MethodSettings(name=name)), key) == value
+            assert getattr(asked.decoding(MethodSettings(name=name), zoom=1), key) == value
         else:
             with pytest.raises(SettingsError, match=f"setting {key}: means nothing to this model"):
-                asked.decoding(MethodSettings(name=name))
+                asked.decoding(MethodSettings(name=name), zoom=1)

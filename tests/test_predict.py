@@ -308,6 +308,9 @@ def test_counts_are_those_of_the_objects(output: Path, capsys: pytest.CaptureFix
         OutputDataset.open(str(output / "images"))
 
 
+PARTS = {"large": 1, "spread": 64, "size": 64}
+
+
 @pytest.mark.slow
 def test_zoomed_back_enlarged_images_have_the_same_objects(
     annotated: str, trained: str, tmp_path: Path
@@ -321,18 +324,25 @@ def test_zoomed_back_enlarged_images_have_the_same_objects(
         image = cv2.imread(str(source), cv2.IMREAD_UNCHANGED)
         enlarged = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR)
         cv2.imwrite(str(tmp_path / "large" / source.name), enlarged)
+    model = shutil.copytree(trained, tmp_path / "model")
+    said = json.loads((model / "bundle.json").read_text())
+    (model / "bundle.json").write_text(json.dumps(said | {"zoom": 0.5}))
     totals = {}
-    for name, images, more in (
-        ("small", "small", {}),
-        ("plain", "large", {}),
-        ("zoomed", "large", {"zoom": 0.5}),
-        ("parts", "large", {"zoom": 0.5, "regions": {"large": 1, "spread": 64, "size": 64}}),
+    for name, images, which, more in (
+        ("small", "small", trained, {}),
+        ("plain", "large", trained, {}),
+        ("zoomed", "large", trained, {"zoom": 0.5}),
+        ("parts", "large", trained, {"zoom": 0.5, "regions": PARTS}),
+        ("model", "large", model, {}),
+        ("model in parts", "large", model, {"regions": PARTS}),
     ):
         out = tmp_path / "out" / name
-        assert predict.work(settings(str(tmp_path / images), trained, out, **more)) == 0
+        assert predict.work(settings(str(tmp_path / images), str(which), out, **more)) == 0
         query = "select count(*), sum(area), max(x1) from $objects"
         totals[name] = np.array(sql(out, query)[0], float)
     small, zoomed = totals["small"], totals["zoomed"]
     assert abs(zoomed / small - (1, 4, 2)).max() < 0.25
     assert abs(totals["plain"][0] - small[0]) > 2 * abs(zoomed[0] - small[0])
     assert abs(totals["parts"] / zoomed - 1).max() < 0.02
+    assert (totals["model"] == zoomed).all(), "of a model that sees images at half of their size"
+    assert (totals["model in parts"] == totals["parts"]).all()

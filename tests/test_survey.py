@@ -63,6 +63,12 @@ def discs(side: int, radius: int, spacing: int, name: str = "a", gray: int = 40)
     return scene(ids, (gray + 160 * mask)[..., None].astype(np.uint8), name)
 
 
+def stuff(semantic: np.ndarray) -> Sample:
+    """A gray image of classes without objects."""
+    none = np.zeros(semantic.shape, np.int32)
+    return Sample("a", (80 * semantic)[..., None], Label(semantic, none))
+
+
 def facts_of(sample: Sample, split: str = "train") -> ImageFacts:
     return measure_image(sample, split, CELLS)
 
@@ -325,6 +331,7 @@ def test_what_is_given_is_kept() -> None:
         batch_size=3,
         augment=AugmentSettings(upright=True),
         channels=3,
+        zoom=0.75,
         network=NetworkSettings(depth=2, width=24, full_resolution="full"),
         normalize=NormalizeSettings(kind="range", high=99),
         method=MethodSettings(name="semantic", class_weights=[1, 4], reach=99),
@@ -357,7 +364,7 @@ def test_images_that_no_training_looks_at_choose_nothing() -> None:
 
 
 def test_crop_and_depth_follow_objects_images_and_each_other() -> None:
-    large = chosen([discs(1024, 45, 128)])
+    large = chosen([discs(1024, 45, 128)], zoom=1)
     assert (large.settings.crop, large.settings.network.depth) == (288, 5)
     assert large.settings.batch_size == 3  # as many pixels as in the recipe
     assert "large objects have a diameter of 9" in reason(large, "crop")
@@ -374,6 +381,32 @@ def test_crop_and_depth_follow_objects_images_and_each_other() -> None:
     assert reason(shallow, "network.depth") == "a crop of 100 can't be halved more often"
     deep = chosen([discs(90, 5, 20)], network=NetworkSettings(depth=6))
     assert deep.settings.crop == 128
+
+
+def test_images_of_large_things_are_reduced_and_all_else_follows() -> None:
+    near, far = chosen([discs(1024, 40, 120)]), chosen([discs(256, 10, 30)])
+    assert (near.settings.zoom, far.settings.zoom) == (0.25, 1)
+    assert "the median object has a diameter of 79 pixels, 20 so" in reason(near, "zoom")
+    for name in ("crop", "batch_size", "network", "method"):
+        assert getattr(near.settings, name) == getattr(far.settings, name), name
+    mixed = chosen([discs(1024, 40, 120), discs(256, 4, 12)])
+    assert mixed.settings.zoom == 1, "the small ones would be lost"
+
+
+def test_images_of_wide_classes_are_reduced_and_none_of_narrow_ones() -> None:
+    bands = tuple(
+        ClassSpec(id=i, name=name, kind=kind)
+        for i, (name, kind) in enumerate([("rest", "background"), ("wide", "stuff"),
+                                          ("narrow", "stuff")])
+    )  # fmt: skip
+    striped = np.zeros((512, 512), np.uint8)
+    striped[:, 50:150] = 1
+    wide = chosen([stuff(striped)], bands, instances=False)
+    assert wide.settings.zoom == 0.25
+    assert reason(wide, "zoom").startswith("wide is 100 pixels wide, 25 so")
+    striped[:, 300:310] = 2
+    narrow = chosen([stuff(striped)], bands, instances=False)
+    assert (narrow.settings.zoom, reason(narrow, "zoom")) == (1, "narrow is 10 pixels wide")
 
 
 def test_the_device_and_the_time_shape_the_network() -> None:
@@ -401,7 +434,7 @@ def test_no_worker_of_a_cluster_is_left_without_a_crop() -> None:
         for workers in (1, 2, 4, 9)
     }
     assert sizes == {1: 8, 2: 8, 4: 8, 9: 9}
-    large = chosen([discs(1024, 90, 256)], hardware=replace(LAPTOP, workers=2))
+    large = chosen([discs(1024, 90, 256)], zoom=1, hardware=replace(LAPTOP, workers=2))
     assert (large.settings.crop, large.settings.batch_size) == (512, 2)
 
 

@@ -151,7 +151,9 @@ def test_semantic_training_on_two_workers(annotated: str, tmp_path: Path) -> Non
 
 
 def test_a_gpu_that_is_too_small_for_a_step_is_one_line() -> None:
-    settings = ConfiguredSettings(data="any", output="any", channels=3, batch_size=64, crop=256)
+    settings = ConfiguredSettings(
+        data="any", output="any", channels=3, zoom=1, batch_size=64, crop=256
+    )
     said = pytest.raises(SettingsError, match=r"batch_size: 64 crops of 256 .* --accumulate$")
     with said, explained_memory(settings):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4 GiB")

@@ -30,7 +30,7 @@ from pipeline.distributed.streaming import StreamedSamples
 from pipeline.distributed.survey import survey
 from pipeline.distributed.train import train_bundle
 from pipeline.errors import SettingsError
-from pipeline.labels import open_data, read_sample
+from pipeline.labels import open_data
 from pipeline.models.bundle import load_spec
 from pipeline.training.reports import EpochReport, StepReport
 from pipeline.training.samples import CachedSamples
@@ -155,7 +155,7 @@ def test_sigterm_saves_and_the_line_that_is_printed_resumes(annotated: str, tmp_
 
 def test_a_snapshot_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     settings = settings_for("data", tmp_path / "model", resume=True)
-    configured = ConfiguredSettings(**dict(settings) | {"channels": 3, "batch_size": 8})
+    configured = ConfiguredSettings(**dict(settings) | {"channels": 3, "zoom": 1, "batch_size": 8})
     mark_unfinished(settings, configured, "run", None)
     folder = f"{checkpoints_uri(settings)}/run"
     tensors = {"network.weight": torch.arange(1000.0)}
@@ -178,7 +178,7 @@ def test_a_snapshot_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
 
 def test_a_training_that_ended_before_it_began_is_not_in_the_way(tmp_path: Path) -> None:
     settings = settings_for("data", tmp_path / "model")
-    configured = ConfiguredSettings(**dict(settings) | {"channels": 3, "batch_size": 8})
+    configured = ConfiguredSettings(**dict(settings) | {"channels": 3, "zoom": 1, "batch_size": 8})
     mark_unfinished(settings, configured, "run", None)
     snapshot = Snapshot(TrainingState(progress=1, finished=True), {"weight": torch.zeros(3)})
     save_snapshot(snapshot, f"{checkpoints_uri(settings)}/run/last")
@@ -259,30 +259,33 @@ def test_fewer_crops_than_workers_are_refused(annotated: str, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_streamed_images_give_the_crops_of_cached_ones(annotated: str) -> None:
-    from tests.test_crops import source
+@pytest.mark.parametrize("zoom", [1.0, 0.75])
+def test_streamed_images_give_the_crops_of_cached_ones(annotated: str, zoom: float) -> None:
+    from tests.test_crops import samples_in, source
 
-    crops = source(annotated)
+    crops, whole = source(annotated), samples_in(annotated)
+    crops.samples = CachedSamples(whole, 3, NormalizeSettings(), zoom)
     cached = list(crops.batches(epoch=2, steps=2, batch_size=4, rank=0, world=1))
     data = open_data(annotated, val_fraction=0.2)
-    stream = StreamedSamples.of(data, "train", survey(data).facts, 3, NormalizeSettings())
+    stream = StreamedSamples.of(data, "train", survey(data).facts, 3, NormalizeSettings(), zoom)
     assert list(stream.sizes) == list(crops.samples.sizes)
     assert [list(ids) for ids in stream.classes_shown] == list(crops.samples.classes_shown)
     crops.samples = stream
     for left, right in zip(cached, crops.batches(2, 2, 4, 0, 1), strict=True):
         assert torch.equal(left.images, right.images)
         assert all(torch.equal(left.targets[n], right.targets[n]) for n in left.targets)
-    images = sorted(data.split("train"), key=lambda image: image.name)
-    samples = [read_sample(image, data.classes, data.void) for image in images]
-    assert CachedSamples(samples, 3, NormalizeSettings()).sizes == list(stream.sizes)
-    assert [s.name for s in stream[1::3]] == [s.name for s in samples[1::3]]
+    assert [(s.name, s.pixels.shape) for s in stream[1::3]] == [
+        (s.name, s.pixels.shape) for s in sorted(whole, key=lambda s: s.name)[1::3]
+    ], "as a sequence they have their own size"
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_training_whose_images_do_not_fit_in_memory(annotated: str, tmp_path: Path) -> None:
-    settings = settings_for(annotated, tmp_path / "m", epochs=2, cache_bytes=0, accumulate=2)
+    more = {"cache_bytes": 0, "accumulate": 2, "zoom": 0.5}
+    settings = settings_for(annotated, tmp_path / "m", epochs=2, **more)
     seen: list[Report] = []
     train_bundle(settings, seen.append)
-    assert load_spec(settings.output).channels == 3
+    spec = load_spec(settings.output)
+    assert (spec.channels, spec.zoom) == (3, 0.5)
     assert any(isinstance(report, EpochReport) for report in seen)

@@ -33,7 +33,7 @@ PLACE = torch.device("cpu"), torch.float32
 
 def settings_with(given: MethodSettings) -> ConfiguredSettings:
     return ConfiguredSettings(
-        data="d", output="o", channels=3, crop=48, batch_size=2, method=given,
+        data="d", output="o", channels=3, zoom=1, crop=48, batch_size=2, method=given,
         normalize=NormalizeSettings(kind="percentile"),
     )  # fmt: skip
 

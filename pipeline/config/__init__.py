@@ -10,6 +10,8 @@ from pipeline.config.logs import LogSettings
 from pipeline.config.model import (
     DEFAULT_REACH,
     LEAST_DEPTH,
+    LEAST_ZOOM,
+    MOST_ZOOM,
     MethodSettings,
     NetworkSettings,
     NormalizeSettings,
@@ -38,7 +40,9 @@ from pipeline.config.upkeep import CompactSettings, VerifySettings
 __all__ = [
     "DEFAULT_REACH",
     "LEAST_DEPTH",
+    "LEAST_ZOOM",
     "MOST_TILT",
+    "MOST_ZOOM",
     "VAL_FRACTION",
     "AugmentSettings",
     "CollectionSettings",

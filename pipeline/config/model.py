@@ -9,6 +9,9 @@ from pipeline.config.base import CHOSEN, Section
 DEFAULT_REACH = 64
 """Of a bundle that names none."""
 
+LEAST_ZOOM, MOST_ZOOM = 0.125, 4.0
+"""Of images for the network; the least is also the step."""
+
 LEAST_DEPTH = 0.1
 """Of a pixel that may propose an object."""
 
@@ -171,6 +174,22 @@ class MethodSettings(Section):
     def overlapping(self) -> bool:
         """Whether objects may share pixels."""
         return self.name == "proposals"
+
+    def in_image(self, zoom: float) -> "MethodSettings":
+        """What counts pixels of the network, which sees images so many times enlarged, in theirs.
+
+        To the whole pixel.
+        """
+        if zoom == 1:
+            return self
+        reach = round((self.reach or DEFAULT_REACH) / zoom)
+        return self.model_copy(
+            update={"min_area": max(1, round(self.min_area / zoom**2)), "reach": reach}
+        )
+
+    def with_learned(self, other: "MethodSettings") -> "MethodSettings":
+        """These settings with what a training has learned in the others."""
+        return self.model_copy(update={name: getattr(other, name) for name in _LEARNED})
 
     @property
     def left_to_learn(self) -> set[str]:

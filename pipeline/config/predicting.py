@@ -7,7 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from pipeline.config.base import PRECISION, Precision, Section
 from pipeline.config.collection import CollectionSettings
-from pipeline.config.model import DEFAULT_REACH, LEAST_DEPTH, THRESHOLDS, MethodSettings
+from pipeline.config.model import LEAST_DEPTH, LEAST_ZOOM, MOST_ZOOM, THRESHOLDS, MethodSettings
 from pipeline.config.writing import WritingSettings
 from pipeline.errors import SettingsError
 
@@ -139,10 +139,10 @@ class PredictSettings(CollectionSettings, WritingSettings):
     )
     zoom: float = Field(
         1.0,
-        ge=0.125,
-        le=4,
-        multiple_of=0.125,
-        description="enlarge (2) or reduce (0.5) images for the network, whose objects in training "
+        ge=LEAST_ZOOM,
+        le=MOST_ZOOM,
+        multiple_of=LEAST_ZOOM,
+        description="enlarge (2) or reduce (0.5) images for the model, whose objects in training "
         "were larger or smaller than theirs, in steps of 0.125; results stay in the pixels of the "
         "images",
     )
@@ -194,10 +194,13 @@ class PredictSettings(CollectionSettings, WritingSettings):
             raise ValueError("level and mpp each choose a level of a pyramid: give one of them")
         return self
 
-    def decoding(self, method: MethodSettings) -> MethodSettings:
+    def decoding(self, method: MethodSettings, zoom: float) -> MethodSettings:
         """The bundle's method settings with this job's thresholds in their place.
 
         Those that count pixels count the network's in the bundle, and the image's here.
+
+        Args:
+            zoom: of the bundle, which this job's own comes on top of.
 
         Raises:
             SettingsError: it has no such threshold.
@@ -209,16 +212,12 @@ class PredictSettings(CollectionSettings, WritingSettings):
             raise SettingsError(
                 f"setting {foreign[0]}: means nothing to this model, whose method is {method.name}"
             )
-        in_pixels = {
-            "min_area": max(1, round(method.min_area / self.zoom**2)),
-            "reach": round((method.reach or DEFAULT_REACH) / self.zoom),
-        }
-        return method.model_copy(update=in_pixels | chosen if self.zoom != 1 else chosen)
+        return method.in_image(zoom * self.zoom).model_copy(update=chosen)
 
-    def decodes_as(self, method: MethodSettings) -> bool:
+    def decodes_as(self, method: MethodSettings, zoom: float) -> bool:
         """Whether objects are found, and left out, as the bundle itself says."""
         untouched = self.model_copy(update=dict.fromkeys(_OVERRIDES))
-        return self.decoding(method) == untouched.decoding(method)
+        return self.decoding(method, zoom) == untouched.decoding(method, zoom)
 
     def results_settings(self) -> dict[str, Any]:
         """The settings that change results; the others only change how fast they come."""

@@ -8,7 +8,13 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 from pipeline.config.base import CHOSEN, PRECISION, JobSettings, Precision, Section
 from pipeline.config.labels import VAL_FRACTION, LabelSettings
 from pipeline.config.logs import LogSettings
-from pipeline.config.model import MethodSettings, NetworkSettings, NormalizeSettings
+from pipeline.config.model import (
+    LEAST_ZOOM,
+    MOST_ZOOM,
+    MethodSettings,
+    NetworkSettings,
+    NormalizeSettings,
+)
 
 MOST_TILT = 10
 """Degrees that an upright image is turned at most."""
@@ -166,6 +172,15 @@ class TrainSettings(LogSettings):
         None, description="text for the model card, such as the licence and the origin of the data"
     )
     channels: int | None = Field(None, ge=1, description=f"input channels; {CHOSEN}")
+    zoom: float | None = Field(
+        None,
+        ge=LEAST_ZOOM,
+        le=MOST_ZOOM,
+        multiple_of=LEAST_ZOOM,
+        description="enlarge (2) or reduce (0.5) images for the network, in steps of 0.125; all "
+        "that is predicted stays in the pixels of the images, and other settings count pixels as "
+        f"the network sees them; {CHOSEN}",
+    )
     crop: int | None = Field(
         None, ge=16, description=f"side of the training crops, in pixels; {CHOSEN}"
     )
@@ -264,6 +279,7 @@ class ConfiguredSettings(TrainSettings):
     """Train settings in which nothing is left to be chosen."""
 
     channels: int
+    zoom: float
     crop: int
     batch_size: int
 

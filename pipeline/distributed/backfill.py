@@ -88,7 +88,7 @@ class Backfill:
         self.partitions = PartitionSpec.parse(settings.partition)
         self.model_uri = storage.absolute(settings.model)
         self.bundle: BundleSpec = load_spec(self.model_uri)
-        self.method = settings.decoding(self.bundle.method)
+        self.method = settings.decoding(self.bundle.method, self.bundle.zoom)
         read_weights(self.model_uri, self.bundle)  # damaged ones stop the job before it starts
         self.collection: Collection = open_collection(settings.input, self.partitions)
         spec = DatasetSpec(
@@ -99,7 +99,8 @@ class Backfill:
             overlapping=self.bundle.method.overlapping,
         )
         # With other thresholds the model finds more or fewer than when its errors were learned.
-        known = self.bundle.counts if settings.decodes_as(self.bundle.method) else {}
+        as_trained = settings.decodes_as(self.bundle.method, self.bundle.zoom)
+        known = self.bundle.counts if as_trained else {}
         self._spec = spec.model_copy(update={"counts": {spec.results: known} if known else {}})
         self.dataset = self._accepting()
         self.results = self._spec.results

@@ -31,7 +31,9 @@ class Loaded:
             return {}
         data, facts = self.survey.data, self.survey.facts
         return {
-            split: StreamedSamples.of(data, split, facts, settings.channels, settings.normalize)
+            split: StreamedSamples.of(
+                data, split, facts, settings.channels, settings.normalize, settings.zoom
+            )
             for split in USED_SPLITS
         }
 

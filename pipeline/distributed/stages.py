@@ -63,8 +63,12 @@ class GraphSettings:
         """How the network walks over images."""
         depth = self.bundle.network.depth
         assert depth is not None
-        zoom = Zoom.of(self.predict.zoom)
-        return Cutting.of(self.predict.regions, 2**depth, network_context(depth), zoom)
+        return Cutting.of(self.predict.regions, 2**depth, network_context(depth), self.zoom)
+
+    @property
+    def zoom(self) -> Zoom:
+        """The job's, on top of the model's."""
+        return Zoom.of(self.bundle.zoom * self.predict.zoom)
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def load_predictor(settings: GraphSettings, threads: int) -> "Predictor":
         device,
         pick_dtype(settings.predict.precision, device),
         views=settings.predict.views,
-        zoom=Zoom.of(settings.predict.zoom),
+        zoom=settings.zoom,
     )
     return Predictor(engine, bundle.spec.channels, bundle.spec.normalize, settings.predict.regions)
 

@@ -18,9 +18,11 @@ from pipeline.config import NormalizeSettings
 from pipeline.errors import TesseraError
 from pipeline.images.normalize import IntensityRange
 from pipeline.labels import AnnotatedData, read_sample
+from pipeline.predicting.zoom import NO_ZOOM, Zoom
 from pipeline.records import AnnotatedImage, Classes, Sample
 from pipeline.survey.facts import ImageFacts
 from pipeline.training.samples import measure
+from pipeline.training.zooming import zoomed, zoomed_side
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -43,10 +45,15 @@ class StreamedSamples(Sequence[Sample]):
     void: int
     channels: int
     normalization: NormalizeSettings
+    zoom: Zoom
+    """Of the images that windows are cut from; as a sequence they have their own size."""
 
     @property
     def sizes(self) -> Sequence[tuple[int, int]]:
-        return self.shapes
+        return [
+            (zoomed_side(height, self.zoom), zoomed_side(width, self.zoom))
+            for height, width in self.shapes
+        ]
 
     @property
     def classes_shown(self) -> Sequence[Sequence[int]]:
@@ -72,6 +79,7 @@ class StreamedSamples(Sequence[Sample]):
         facts: Iterable[ImageFacts],
         channels: int,
         normalization: NormalizeSettings,
+        zoom: float = 1.0,
     ) -> "StreamedSamples":
         """The images of a split, in the order of names, for a network with so many channels."""
         images = tuple(sorted(data.split(split), key=lambda image: image.name))
@@ -88,6 +96,7 @@ class StreamedSamples(Sequence[Sample]):
             void=data.void,
             channels=channels,
             normalization=normalization,
+            zoom=Zoom.of(zoom),
         )
 
     def read(self, index: int) -> Sample:
@@ -112,7 +121,8 @@ class StreamedSamples(Sequence[Sample]):
         return self.read(index)
 
     def __iter__(self) -> Iterator[Sample]:
-        return self.stream(((i, None) for i in range(len(self))), _whole)
+        plain = replace(self, zoom=NO_ZOOM)
+        return plain.stream(((i, None) for i in range(len(self))), _whole)
 
 
 def decoded_bytes(data: AnnotatedData) -> int:
@@ -142,5 +152,5 @@ def _cut_windows(
     for index, detail in picks:
         sample = samples.read(cast(int, index))
         bounds = measure(sample, samples.channels, samples.normalization)
-        windows.append(cut(sample, bounds, detail))
+        windows.append(cut(zoomed(sample, samples.zoom), bounds, detail))
     return windows

@@ -44,6 +44,7 @@ _FACTS = pa.struct(
         ("levels", pa.list_(pa.float64())),
         ("contrast", pa.float64()),
         ("class_pixels", _COUNTS),
+        ("class_edges", _COUNTS),
         ("class_objects", _COUNTS),
         ("stray", pa.int64()),
         ("void_pixels", pa.int64()),

@@ -149,6 +149,7 @@ def _spec(settings: ConfiguredSettings, survey: Survey) -> BundleSpec:
     return BundleSpec(
         network=settings.network,
         channels=settings.channels,
+        zoom=settings.zoom,
         classes=survey.data.classes,
         method=settings.method,
         normalize=settings.normalize,

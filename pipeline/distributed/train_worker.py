@@ -95,7 +95,7 @@ def _train(job: TrainJob) -> None:
         begin_with(network, method, job.pretrained)
     source = CropSource(
         job.streams.get("train")
-        or CachedSamples(_samples("train"), spec.channels, settings.normalize),
+        or CachedSamples(_samples("train"), spec.channels, settings.normalize, spec.zoom),
         method,
         channels=spec.channels,
         crop=settings.crop,
@@ -147,13 +147,13 @@ def _finish(training: Training, spec: BundleSpec) -> _Finished | None:
     if training.settings.bundle_weights == "bfloat16":
         round_weights(network)
     predictor, samples = training.predictor(network), training.validation
-    chosen = images_to_tune_on(training.method, _sizes(samples))
+    chosen = images_to_tune_on(training.decoder, _sizes(samples))
     seen = look(predictor, samples, chosen)
-    tuned = tune_decoding(training.method, seen, training.settings.method.model_fields_set)
-    method = build_method(tuned, spec.classes)
-    validation = validate(predictor, method, samples, seen=seen).validation
+    tuned = tune_decoding(training.decoder, seen, training.settings.method.model_fields_set)
+    decoder = build_method(tuned, spec.classes)
+    validation = validate(predictor, decoder, samples, seen=seen).validation
     said = {"metrics": validation.metrics, "counts": validation.figures.counts}
-    complete = spec.model_copy(update={"method": tuned, **said})
+    complete = spec.model_copy(update={"method": spec.method.with_learned(tuned), **said})
     return _Finished(complete, network, validation)
 
 
@@ -202,5 +202,5 @@ def _samples(split: str) -> Sequence[Sample]:
 def _sizes(samples: Sequence[Sample]) -> Sequence[tuple[int, ...]]:
     """Height and width of each; those that are read again and again are not read for it."""
     if isinstance(samples, StreamedSamples):
-        return samples.sizes
+        return samples.shapes
     return [sample.label.semantic.shape for sample in samples]

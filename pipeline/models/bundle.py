@@ -13,7 +13,14 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline import storage
-from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings, fingerprint
+from pipeline.config import (
+    LEAST_ZOOM,
+    MOST_ZOOM,
+    MethodSettings,
+    NetworkSettings,
+    NormalizeSettings,
+    fingerprint,
+)
 from pipeline.errors import BundleError, MissingError
 from pipeline.records import ClassSpec, CountCalibration
 
@@ -33,6 +40,13 @@ class BundleSpec(BaseModel):
     format_version: Literal[1] = 1
     network: NetworkSettings
     channels: int = Field(ge=1, description="input channels")
+    zoom: float = Field(
+        1.0,
+        ge=LEAST_ZOOM,
+        le=MOST_ZOOM,
+        multiple_of=LEAST_ZOOM,
+        description="times that images are enlarged before the network sees them",
+    )
     classes: tuple[ClassSpec, ...] = Field(min_length=1)
     method: MethodSettings
     normalize: NormalizeSettings
@@ -53,6 +67,8 @@ class BundleSpec(BaseModel):
     def fingerprint(self) -> str:
         """Changes with anything that changes predictions; what validation tells does not."""
         said = self.model_dump(mode="json", exclude={"metrics", "counts"})
+        if self.zoom == 1:
+            del said["zoom"]
         for name in _LATER:
             if said["method"][name] == MethodSettings.model_fields[name].default:
                 del said["method"][name]

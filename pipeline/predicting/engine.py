@@ -87,13 +87,13 @@ class TorchEngine:
         """
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last in memory
         height, width = batch.shape[-2:]
-        seen = _resized(batch.to(self.device), self.zoom.seen(height), self.zoom.seen(width))
+        seen = resized(batch.to(self.device), self.zoom.seen(height), self.zoom.seen(width))
         found = look(self.network, seen.to(self.dtype), self.views, self.method.upright)
-        return {name: _resized(logits, height, width) for name, logits in found.items()}
+        return {name: resized(logits, height, width) for name, logits in found.items()}
 
 
-def _resized(batch: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """(B, C, H, W) of another size: means of what becomes one pixel, or interpolated."""
+def resized(batch: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """(B, C, H, W) of another size, as the network sees it: means of pixels, or interpolated."""
     if batch.shape[-2:] == (height, width):
         return batch
     return F.interpolate(batch, (height, width), mode="bilinear", antialias=True)

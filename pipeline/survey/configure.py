@@ -67,12 +67,15 @@ def configure(
         lambda: rules.choose_normalization(normal.low, normal.high, found),
     )
     channels = choose("channels", settings.channels, lambda: rules.choose_channels(found))
-    wanted = rules.wanted_depth(recipe, train, data.classes)
+    zoom = choose("zoom", settings.zoom, lambda: rules.choose_zoom(data.classes, train))
+    seen = train.seen_at(zoom)
+    wanted = rules.wanted_depth(recipe, seen, data.classes)
     crop = choose(
         "crop",
         settings.crop,
-        lambda: rules.choose_crop(recipe, train, data.classes, network.depth or wanted[0]),
+        lambda: rules.choose_crop(recipe, seen, data.classes, network.depth or wanted[0]),
     )
+    side = crop / zoom  # of what a crop shows, in the images' pixels
     depth = choose("network.depth", network.depth, lambda: rules.choose_depth(wanted, crop))
     batch = choose(
         "batch_size",
@@ -94,16 +97,16 @@ def configure(
         method.class_weights,
         lambda: rules.choose_weights(data.classes, train),
     )
-    reach = choose("method.reach", method.reach, lambda: rules.choose_reach(train))
+    reach = choose("method.reach", method.reach, lambda: rules.choose_reach(seen))
     rare = choose(
         "sampling.rare_class",
         sampling.rare_class,
-        lambda: rules.choose_rare_class(data.classes, train, crop, 1 - (sampling.objects or 0)),
+        lambda: rules.choose_rare_class(data.classes, train, side, 1 - (sampling.objects or 0)),
     )
     objects = choose(
         "sampling.objects",
         sampling.objects,
-        lambda: rules.choose_objects(name, train, crop, 1 - rare),
+        lambda: rules.choose_objects(name, train, side, 1 - rare),
     )
     upright = choose(
         "augment.upright",
@@ -112,6 +115,7 @@ def configure(
     )
     chosen = {
         "channels": channels,
+        "zoom": zoom,
         "crop": crop,
         "batch_size": batch,
         "method": method.model_copy(update={"class_weights": weights, "reach": reach}),

@@ -52,6 +52,8 @@ class ImageFacts:
     outer levels: above 0 where objects are bright on dark. NaN where one of both is missing."""
     class_pixels: tuple[int, ...]
     """(K,)."""
+    class_edges: tuple[int, ...]
+    """(K,) sides of pixels of the class at which it ends, inside of the image."""
     class_objects: tuple[int, ...]
     """(K,) objects, each of the class that most of its pixels have; only things have any."""
     stray: int
@@ -120,6 +122,7 @@ def measure_image(sample: Sample, split: str, classes: Classes) -> ImageFacts:
         levels=levels,
         contrast=_contrast(pixels, label, classes, levels[-1] - levels[0]),
         class_pixels=tuple(counts[:-1]),
+        class_edges=_measure_edges(index, len(classes)),
         class_objects=objects.by_class,
         stray=objects.stray,
         void_pixels=counts[-1],
@@ -170,6 +173,16 @@ def _class_index(semantic: SemanticMap, classes: Classes) -> NDArray[np.uint8]:
     table = np.full(256, len(classes), np.uint8)
     table[[spec.id for spec in classes]] = np.arange(len(classes))
     return table[semantic]
+
+
+def _measure_edges(index: NDArray[np.uint8], k: int) -> tuple[int, ...]:
+    """(K,) sides between two pixels, one of which is of the class and the other is not."""
+    found = np.zeros(k + 1, np.int64)
+    for one, other in ((index[:, :-1], index[:, 1:]), (index[:-1], index[1:])):
+        differ = one != other
+        for side in (one, other):
+            found += np.bincount(side[differ], minlength=k + 1)
+    return tuple(found[:-1].tolist())
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 Legend: K classes, S sides of `facts.CELL_SIDES`.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import reduce
@@ -10,7 +11,7 @@ from typing import Any
 
 from pipeline.records import Classes
 from pipeline.survey.facts import CELL_SIDES, ImageFacts
-from pipeline.survey.tally import BINS, Tally
+from pipeline.survey.tally import BINS, Tally, scaled_bins
 
 USED_SPLITS = ("train", "val")
 """Those that a training looks at; images of all others say nothing about it."""
@@ -54,6 +55,8 @@ class SplitFingerprint:
     dark: int
     class_pixels: tuple[int, ...]
     """(K,)."""
+    class_edges: tuple[int, ...]
+    """(K,)."""
     class_objects: tuple[int, ...]
     """(K,)."""
     class_images: tuple[int, ...]
@@ -86,7 +89,7 @@ class SplitFingerprint:
             split=split, images=0, heights=Tally(), widths=Tally(), longer_sides=Tally(),
             channels=Tally(), dtypes=Tally(), colour=0, dark_levels=EMPTY_SPAN,
             bright_levels=EMPTY_SPAN, wide_range=0, bright=0, dark=0, class_pixels=none,
-            class_objects=none, class_images=none, void_pixels=0, empty=0,
+            class_edges=none, class_objects=none, class_images=none, void_pixels=0, empty=0,
             objects_an_image=Tally(), touching=0, overlapping=0, diameters=(0,) * BINS,
             cells=sides, class_cells=(none,) * len(CELL_SIDES), object_cells=sides,
             class_above=none, class_below=none, decoded_bytes=0,
@@ -110,6 +113,7 @@ class SplitFingerprint:
             bright=int(facts.polarity == "bright"),
             dark=int(facts.polarity == "dark"),
             class_pixels=facts.class_pixels,
+            class_edges=facts.class_edges,
             class_objects=facts.class_objects,
             class_images=tuple(int(pixels > 0) for pixels in facts.class_pixels),
             void_pixels=facts.void_pixels,
@@ -133,6 +137,17 @@ class SplitFingerprint:
             if field.name != "split"
         }
         return SplitFingerprint(split=self.split, **sums)
+
+    def seen_at(self, zoom: float) -> "SplitFingerprint":
+        """With sides and diameters as the network sees them in images so many times enlarged."""
+        sides = Counter[int]()
+        for side, times in self.longer_sides.counts:
+            sides[max(1, round(side * zoom))] += times
+        return replace(
+            self,
+            longer_sides=Tally(tuple(sorted(sides.items()))),
+            diameters=scaled_bins(self.diameters, zoom),
+        )
 
     @property
     def objects(self) -> int:

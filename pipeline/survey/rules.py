@@ -56,6 +56,10 @@ GPU = Recipe(
 )
 
 _LEAST_REACH = 64  # pixels
+_SMALL = 0.05  # quantile of the diameters that stands for small objects
+_LEAST_SMALL, _LEAST_MEDIAN = 6, 16  # pixels of a diameter that reducing images has to leave
+_LEAST_WIDTH = 24  # likewise of classes that are no objects
+_MOST_HALVINGS = 3
 _LARGE = 0.95  # quantile of the diameters that stands for large objects
 _CROP_DIAMETERS = 3  # large objects side by side in a crop
 _CONTEXT_DIAMETERS = 1.5  # large objects that the network sees in any direction
@@ -140,6 +144,32 @@ def choose_channels(found: DataFingerprint) -> tuple[int, str]:
         mixed = f"; {gray:,} gray ones are repeated three times" if gray else ""
         return 3, f"{whole.colour:,} of {whole.images:,} images are in colour{mixed}"
     return max(counts), "as many as the images have"
+
+
+def choose_zoom(classes: Classes, train: SplitFingerprint) -> tuple[float, str]:
+    """Half as often as what is large stays large enough: a quarter of the pixels, twice the sight.
+
+    Of objects the diameters decide, of other classes how wide they are where they are narrow.
+    """
+    small, median = (diameter_quantile(train.diameters, share) for share in (_SMALL, 0.5))
+    sizes = [
+        (small, _LEAST_SMALL, f"a small object has a diameter of {small:.0f} pixels"),
+        (median, _LEAST_MEDIAN, f"the median object has a diameter of {median:.0f} pixels"),
+    ]
+    for spec, pixels, edges in zip(classes, train.class_pixels, train.class_edges, strict=True):
+        in_objects = spec.kind == "thing" and train.objects
+        if spec.kind != "background" and edges and not in_objects:
+            width = 2 * pixels / edges  # of a band: its area by its length, which has two sides
+            sizes.append((width, _LEAST_WIDTH, f"{spec.name} is {width:.0f} pixels wide"))
+    sizes = [one for one in sizes if not math.isnan(one[0])]
+    if not sizes:
+        return 1.0, "nothing says how large things are"
+    size, least, reason = min(sizes, key=lambda one: one[0] / one[1])
+    halvings = min(max(0, math.floor(math.log2(size / least))), _MOST_HALVINGS)
+    zoom = 2.0**-halvings
+    if halvings:
+        return zoom, f"{reason}, {size * zoom:.0f} so: the network sees and does more in the time"
+    return zoom, reason
 
 
 def wanted_depth(recipe: Recipe, train: SplitFingerprint, classes: Classes) -> tuple[int, str]:
@@ -275,7 +305,7 @@ def choose_weights(classes: Classes, train: SplitFingerprint) -> tuple[list[floa
 
 
 def choose_rare_class(
-    classes: Classes, train: SplitFingerprint, crop: int, room: float
+    classes: Classes, train: SplitFingerprint, side: float, room: float
 ) -> tuple[float, str]:
     """A share of the crops where a class has few of the pixels, at most `room`.
 
@@ -289,7 +319,7 @@ def choose_rare_class(
         return 0.0, "no class has a pixel"
     rarest = min(present, key=lambda i: train.class_pixels[i])
     share = train.class_pixels[rarest] / train.labelled_pixels
-    row = _nearest_cell(crop)
+    row = _nearest_cell(side)
     held = train.class_cells[row][rarest] / max(train.cells[row], 1)
     return (min(_RARE_SHARE, room) if share < _RARE else 0.0), (
         f"{classes[rarest].name}, the rarest class, has {share:.2%} of the pixels and is in "
@@ -298,12 +328,12 @@ def choose_rare_class(
 
 
 def choose_objects(
-    method: str, train: SplitFingerprint, crop: int, room: float
+    method: str, train: SplitFingerprint, side: float, room: float
 ) -> tuple[float, str]:
     """Where many crops would hold no object, so many of them are centred on one; at most `room`."""
     if method == "semantic" or not train.objects:
         return 0.0, "no objects to centre on"
-    row = _nearest_cell(crop)
+    row = _nearest_cell(side)
     empty = 1 - train.object_cells[row] / max(train.cells[row], 1)
     seen = f"{1 - empty:.0%} of windows of {CELL_SIDES[row]} pixels hold an object"
     return (round(min(_OBJECT_SHARE, empty, room), 2) if empty >= _SCARCE else 0.0), seen
@@ -322,9 +352,9 @@ def choose_upright(classes: Classes, train: SplitFingerprint) -> tuple[bool, str
     return False, "no class keeps to the upper or lower part of the images"
 
 
-def _nearest_cell(crop: int) -> int:
-    """Which of `CELL_SIDES` a crop is most like."""
-    return min(range(len(CELL_SIDES)), key=lambda i: abs(math.log(CELL_SIDES[i] / crop)))
+def _nearest_cell(side: float) -> int:
+    """Which of `CELL_SIDES` what a crop shows is most like."""
+    return min(range(len(CELL_SIDES)), key=lambda i: abs(math.log(CELL_SIDES[i] / side)))
 
 
 def listed(names: list[str]) -> str:

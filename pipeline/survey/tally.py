@@ -62,6 +62,14 @@ def diameter_bins(diameters: NDArray[np.float64]) -> tuple[int, ...]:
     return tuple(np.bincount(places.clip(0, BINS - 1), minlength=BINS).tolist())
 
 
+def scaled_bins(bins: Sequence[int], factor: float) -> tuple[int, ...]:
+    """(BINS,) the same diameters times a factor, to the eighth of an octave."""
+    shift, scaled = round(math.log2(factor) * BINS_PER_OCTAVE), [0] * BINS
+    for place, times in enumerate(bins):
+        scaled[min(max(place + shift, 0), BINS - 1)] += times
+    return tuple(scaled)
+
+
 def bin_edge(position: float) -> float:
     """The diameter at a position on the axis of bins."""
     return float(2 ** (position / BINS_PER_OCTAVE))

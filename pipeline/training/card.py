@@ -94,10 +94,12 @@ def _what_it_is(facts: CardFacts) -> str:
         "proposals": "finds objects, overlapping ones each whole",
     }[spec.method.name]
     network = spec.network
+    how = "reduced" if spec.zoom < 1 else "enlarged"
+    zoom = f"; it sees images {how} to {spec.zoom:g} times their size" if spec.zoom != 1 else ""
     return (
         f"A U-Net that {ability}, from images of {plural(spec.channels, 'channel')}: "
         f"{_listed(spec.classes)}. Method `{spec.method.name}`, depth {network.depth}, width "
-        f"{network.width}, {_NORMS[network.norm]}; intensities by {spec.normalize.kind}. "
+        f"{network.width}, {_NORMS[network.norm]}; intensities by {spec.normalize.kind}{zoom}. "
         f"Fingerprint `{spec.fingerprint}`.\n"
     )
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from pipeline.collective import is_alone, rank_and_world
 from pipeline.config import ConfiguredSettings
 from pipeline.memory import give_back_free_memory, peak_memory
+from pipeline.methods import build_method
 from pipeline.methods.base import Method
 from pipeline.models.unet import UNet
 from pipeline.predicting.engine import device_name
@@ -76,6 +77,7 @@ class Training:
 
     Attributes:
         state: where it stands.
+        decoder: the method, whose settings count the images' pixels instead of the network's.
         best: the weights of the best validation so far, on the CPU.
     """
 
@@ -108,6 +110,8 @@ class Training:
                 validation itself, the rest is for what the caller does with the result.
         """
         self.method, self.train, self.validation = method, train, validation
+        in_image = method.settings.in_image(settings.zoom)
+        self.decoder = build_method(in_image, method.classes)
         self.settings, self.device, self.dtype = settings, device, dtype
         self.on_step, self.end_validations = on_step, end_validations
         self.state = snapshot.state.model_copy() if snapshot else TrainingState()
@@ -262,7 +266,7 @@ class Training:
         network = self.average.network
         found = validate(
             self.predictor(network),
-            self.method,
+            self.decoder,
             self.validation,
             with_overlays=self.settings.record.tensorboard and pictured,
         )

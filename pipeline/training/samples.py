@@ -9,14 +9,19 @@ from pipeline.config import NormalizeSettings
 from pipeline.images.intensities import image_range
 from pipeline.images.normalize import IntensityRange
 from pipeline.images.windows.base import WholeImage
+from pipeline.predicting.zoom import Zoom
 from pipeline.records import Sample
+from pipeline.training.zooming import zoomed
 
 P = TypeVar("P")
 T = TypeVar("T")
 
 
 class SampleSource(Protocol):
-    """Annotated images, from each of which a window is cut as often as it is asked for."""
+    """Annotated images, from each of which a window is cut as often as it is asked for.
+
+    They are as large as the network sees them.
+    """
 
     @property
     def sizes(self) -> Sequence[tuple[int, int]]:
@@ -39,9 +44,14 @@ class CachedSamples:
     """Images that are all in memory."""
 
     def __init__(
-        self, samples: Sequence[Sample], channels: int, normalization: NormalizeSettings
+        self,
+        samples: Sequence[Sample],
+        channels: int,
+        normalization: NormalizeSettings,
+        zoom: float = 1.0,
     ) -> None:
-        self._samples = [(s, measure(s, channels, normalization)) for s in samples]
+        factor = Zoom.of(zoom)
+        self._samples = [(zoomed(s, factor), measure(s, channels, normalization)) for s in samples]
 
     @property
     def sizes(self) -> Sequence[tuple[int, int]]:

@@ -19,7 +19,8 @@ from pipeline.training.state import STATE_NAME, TrainingState, load_snapshot
 
 _MARKER_NAME = "training.json"
 _CHOSEN = (
-    "channels", "crop", "batch_size", "method", "normalize", "network", "sampling", "augment",
+    "channels", "zoom", "crop", "batch_size", "method", "normalize", "network", "sampling",
+    "augment",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.collective import rank_and_world
-from pipeline.config import RegionSettings, TrainSettings
+from pipeline.config import ConfiguredSettings, RegionSettings
 from pipeline.drawing import draw, grid, scaled
 from pipeline.methods.base import Method
 from pipeline.metrics import Reliability, confusion, reliability
@@ -24,6 +24,7 @@ from pipeline.metrics.judging import JudgedObjects, any_true, judge_objects, lab
 from pipeline.models.unet import UNet
 from pipeline.predicting.engine import TorchEngine
 from pipeline.predicting.predictor import Predictor
+from pipeline.predicting.zoom import Zoom
 from pipeline.records import (
     VOID,
     Classes,
@@ -118,12 +119,12 @@ def build_predictor(
     network: UNet,
     method: Method,
     channels: int,
-    settings: TrainSettings,
+    settings: ConfiguredSettings,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Predictor:
     """What a prediction job would look at images with."""
-    engine = TorchEngine(network, method, device, dtype)
+    engine = TorchEngine(network, method, device, dtype, zoom=Zoom.of(settings.zoom))
     return Predictor(engine, channels, settings.normalize, RegionSettings())
 
 
