@@ -386,9 +386,12 @@ def test_crop_and_depth_follow_objects_images_and_each_other() -> None:
 def test_images_of_large_things_are_reduced_and_all_else_follows() -> None:
     near, far = chosen([discs(1024, 40, 120)]), chosen([discs(256, 10, 30)])
     assert (near.settings.zoom, far.settings.zoom) == (0.25, 1)
-    assert "the median object has a diameter of 79 pixels, 20 so" in reason(near, "zoom")
+    assert "the median object has a diameter of 79 pixels: 20 are enough" in reason(near, "zoom")
     for name in ("crop", "batch_size", "network", "method"):
         assert getattr(near.settings, name) == getattr(far.settings, name), name
+    server = Hardware(cpus=16, gpus=1, memory=64 << 30, workers=1, bfloat16=True)
+    fine = chosen([discs(1024, 40, 120)], hardware=server)
+    assert fine.settings.zoom == 0.5, "a GPU has the time for finer outlines"
     mixed = chosen([discs(1024, 40, 120), discs(256, 4, 12)])
     assert mixed.settings.zoom == 1, "the small ones would be lost"
 
@@ -403,7 +406,7 @@ def test_images_of_wide_classes_are_reduced_and_none_of_narrow_ones() -> None:
     striped[:, 50:150] = 1
     wide = chosen([stuff(striped)], bands, instances=False)
     assert wide.settings.zoom == 0.25
-    assert reason(wide, "zoom").startswith("wide is 100 pixels wide, 25 so")
+    assert reason(wide, "zoom").startswith("wide is 100 pixels wide: 25 are enough")
     striped[:, 300:310] = 2
     narrow = chosen([stuff(striped)], bands, instances=False)
     assert (narrow.settings.zoom, reason(narrow, "zoom")) == (1, "narrow is 10 pixels wide")

@@ -21,6 +21,9 @@ class Recipe:
     """What suits a kind of device, before the data has its say."""
 
     name: str
+    detail: float
+    """Times as large as `_LEAST_SMALL` and its like say is what reduced images show: finer outlines
+    are worth it where there is time."""
     depth: int
     width: int
     crop: int
@@ -36,6 +39,7 @@ class Recipe:
 
 CPU = Recipe(
     "CPU",
+    detail=1,
     depth=4,
     width=16,
     crop=160,
@@ -46,6 +50,7 @@ CPU = Recipe(
 )
 GPU = Recipe(
     "GPU",
+    detail=2,
     depth=5,
     width=32,
     crop=512,
@@ -146,7 +151,7 @@ def choose_channels(found: DataFingerprint) -> tuple[int, str]:
     return max(counts), "as many as the images have"
 
 
-def choose_zoom(classes: Classes, train: SplitFingerprint) -> tuple[float, str]:
+def choose_zoom(recipe: Recipe, classes: Classes, train: SplitFingerprint) -> tuple[float, str]:
     """Half as often as what is large stays large enough: a quarter of the pixels, twice the sight.
 
     Of objects the diameters decide, of other classes how wide they are where they are narrow.
@@ -165,10 +170,11 @@ def choose_zoom(classes: Classes, train: SplitFingerprint) -> tuple[float, str]:
     if not sizes:
         return 1.0, "nothing says how large things are"
     size, least, reason = min(sizes, key=lambda one: one[0] / one[1])
-    halvings = min(max(0, math.floor(math.log2(size / least))), _MOST_HALVINGS)
+    halvings = min(max(0, math.floor(math.log2(size / least / recipe.detail))), _MOST_HALVINGS)
     zoom = 2.0**-halvings
     if halvings:
-        return zoom, f"{reason}, {size * zoom:.0f} so: the network sees and does more in the time"
+        enough = f"{size * zoom:.0f} are enough, and the network sees more and learns faster"
+        return zoom, f"{reason}: {enough}"
     return zoom, reason
 
 
