@@ -405,11 +405,17 @@ def test_images_of_wide_classes_are_reduced_and_none_of_narrow_ones() -> None:
     striped = np.zeros((512, 512), np.uint8)
     striped[:, 50:150] = 1
     wide = chosen([stuff(striped)], bands, instances=False)
-    assert wide.settings.zoom == 0.25
-    assert reason(wide, "zoom").startswith("wide is 100 pixels wide: 25 are enough")
+    assert wide.settings.zoom == 0.5
+    assert reason(wide, "zoom").startswith("wide has a width of 100 pixels: 50 are enough")
     striped[:, 300:310] = 2
     narrow = chosen([stuff(striped)], bands, instances=False)
-    assert (narrow.settings.zoom, reason(narrow, "zoom")) == (1, "narrow is 10 pixels wide")
+    assert (narrow.settings.zoom, reason(narrow, "zoom")) == (
+        1,
+        "narrow has a width of 10 pixels",
+    )
+    tile = chosen([stuff(striped[:200, 50:250] % 2)], bands, instances=False)
+    assert reason(tile, "zoom") == "half of the images are no longer than 200 pixels"
+    assert chosen([stuff(striped * 0)], bands, instances=False).settings.zoom == 1
 
 
 def test_the_device_and_the_time_shape_the_network() -> None:

@@ -154,27 +154,30 @@ def choose_channels(found: DataFingerprint) -> tuple[int, str]:
 def choose_zoom(recipe: Recipe, classes: Classes, train: SplitFingerprint) -> tuple[float, str]:
     """Half as often as what is large stays large enough: a quarter of the pixels, twice the sight.
 
-    Of objects the diameters decide, of other classes how wide they are where they are narrow.
+    Of objects the diameters decide. How wide other classes are says less: what tells them apart may
+    be fine.
     """
     small, median = (diameter_quantile(train.diameters, share) for share in (_SMALL, 0.5))
-    sizes = [
-        (small, _LEAST_SMALL, f"a small object has a diameter of {small:.0f} pixels"),
-        (median, _LEAST_MEDIAN, f"the median object has a diameter of {median:.0f} pixels"),
+    longer = train.longer_sides.quantile(0.5)
+    finest = recipe.detail * _LEAST_WIDTH
+    least = [  # what there is, how many times as much as there has to be, in words
+        (small, small / (recipe.detail * _LEAST_SMALL), "a small object has a diameter of"),
+        (median, median / (recipe.detail * _LEAST_MEDIAN), "the median object has a diameter of"),
+        (longer, longer / recipe.crop, "half of the images are no longer than"),
     ]
     for spec, pixels, edges in zip(classes, train.class_pixels, train.class_edges, strict=True):
         in_objects = spec.kind == "thing" and train.objects
         if spec.kind != "background" and edges and not in_objects:
             width = 2 * pixels / edges  # of a band: its area by its length, which has two sides
-            sizes.append((width, _LEAST_WIDTH, f"{spec.name} is {width:.0f} pixels wide"))
-    sizes = [one for one in sizes if not math.isnan(one[0])]
-    if not sizes:
-        return 1.0, "nothing says how large things are"
-    size, least, reason = min(sizes, key=lambda one: one[0] / one[1])
-    halvings = min(max(0, math.floor(math.log2(size / least / recipe.detail))), _MOST_HALVINGS)
-    zoom = 2.0**-halvings
-    if halvings:
-        enough = f"{size * zoom:.0f} are enough, and the network sees more and learns faster"
-        return zoom, f"{reason}: {enough}"
+            least.append((width, min(width / finest, 2.0), f"{spec.name} has a width of"))
+    known = [one for one in least if not math.isnan(one[0])]
+    size, times, words = min(known, key=lambda one: one[1])
+    reason = f"{words} {size:.0f} pixels"
+    if len(known) == 1:
+        return 1.0, "nothing that is annotated says how large things are"
+    zoom = 2.0 ** -min(max(0, math.floor(math.log2(times))), _MOST_HALVINGS)
+    if zoom < 1:
+        reason += f": {size * zoom:.0f} are enough, and the network sees more and learns faster"
     return zoom, reason
 
 
