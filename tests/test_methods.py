@@ -178,6 +178,17 @@ def test_focal_and_miss_weight_shift_the_price() -> None:
     assert price(false, miss_weight=0.9) < price(false) - 0.01
 
 
+@pytest.mark.parametrize("focal", [0.5, 1, 2])
+def test_a_pixel_that_is_quite_sure_does_not_end_a_training(focal: float) -> None:
+    logits = torch.zeros(1, 2, 8, 8)
+    logits[:, 0, :4] = 40.0  # right beyond what float32 can tell from 1
+    logits.requires_grad_()
+    target = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    semantic_loss(logits, target, MethodSettings(focal=focal)).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert logits.grad[..., 4:, :].any()
+
+
 def test_a_small_objects_error_counts_as_a_share_of_its_size() -> None:
     """Two pixels in a small object weigh as much as eight in one that is four times as wide."""
     method = build_method(MethodSettings(name="instance"), CLASSES)

@@ -37,7 +37,8 @@ def semantic_loss(logits: Tensor, target: Tensor, settings: MethodSettings) -> T
     right = likelihood.exp() * valid
     entropy = -likelihood * weights[truth] * valid
     if settings.focal > 0:
-        entropy = entropy * (1 - right).clamp_min(0) ** settings.focal
+        # At 0 a power under 1 has no slope: one pixel that is quite sure would end a training.
+        entropy = entropy * (1 - right).clamp_min(1e-6) ** settings.focal
     said = (likelihoods.exp() * valid.unsqueeze(1)).sum((0, 2, 3))
     hit, areas = _sums_by_class(torch.stack([right, valid.float()]), truth, classes)
     sums = sum_over_workers(torch.cat([entropy.sum()[None], areas, hit, said]))
