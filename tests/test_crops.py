@@ -1,5 +1,6 @@
 """Crops: the same whoever makes them, label and image together, and what they show."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -13,11 +14,12 @@ from pipeline.config import (
     NormalizeSettings,
     SamplingSettings,
 )
+from pipeline.images.normalize import IntensityRange
 from pipeline.labels import open_data, read_sample
 from pipeline.methods import build_method
 from pipeline.records import Label, Sample
 from pipeline.synthetic import CLASSES
-from pipeline.training.crops import CropSource
+from pipeline.training.crops import ANY_OBJECT, CropSource, Cut, Pick
 from pipeline.training.geometry import (
     cut_plain,
     cut_window,
@@ -125,6 +127,34 @@ def test_crops_show_an_object_when_asked() -> None:
         seen[share] = sum(int(one.flatten(1).any(1).sum()) for one in shows)
     assert seen[1.0] >= 38  # of 40; a displacement may push it over the rim
     assert seen[0.0] < 15
+
+
+def test_a_crop_of_a_large_image_does_not_look_through_all_of_it() -> None:
+    """It took five seconds a crop of 10,000 x 10,000 pixels, and copies of it."""
+    side = 2000
+    instances = np.zeros((side, side), np.int32)
+    instances[:, :900] = 1
+    instances[100:200, 1500:1600] = 2
+    instances[5, 1990] = 3  # one pixel: only who looks everywhere finds it
+    semantic = np.where(instances > 0, 2, 0).astype(np.uint8)
+    semantic[instances == 3] = 3
+    pixels, still = np.zeros((side, side, 1), np.uint8), AugmentSettings(warp_share=0)
+    cut, bounds = Cut(64, still, seed=0), IntensityRange(np.zeros(1), np.ones(1))
+
+    def shown(focus: int, times: int, ids: np.ndarray) -> list[set[int]]:
+        sample = Sample("large", pixels, Label(semantic, ids))
+        windows = [cut(sample, bounds, Pick(1, number, focus)) for number in range(times)]
+        return [set(np.unique(one.label.instances).tolist()) - {0} for one in windows]
+
+    tracemalloc.start()
+    drawn = shown(ANY_OBJECT, 60, instances)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < instances.nbytes / 2
+    assert all(drawn)
+    assert 15 < drawn.count({2}) < 45  # objects are drawn evenly, however large
+    assert shown(3, 1, instances) == [{3}]
+    assert shown(ANY_OBJECT, 1, instances * 0) == [set()]
 
 
 def test_labels_move_with_their_pixels(annotated: str) -> None:

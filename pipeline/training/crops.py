@@ -70,6 +70,9 @@ class Pick:
 ANY_OBJECT = VOID
 """The focus on an object of whichever class."""
 
+_LARGE = 1 << 20  # pixels of an image in all of which a focus would be looked for too long,
+_DRAWN = 1 << 17  # and so many of them, drawn at random, in which it mostly is
+
 
 @dataclass(frozen=True)
 class Window:
@@ -319,12 +322,28 @@ def _draw_focus(
     """A random pixel (y, x) of the class, or of a random object; none where there is none."""
     if focus is None:
         return None
-    if focus == ANY_OBJECT:
-        ids = np.flatnonzero(np.bincount(label.instances.ravel())[1:]) + 1
-        found = np.flatnonzero(label.instances == rng.choice(ids)) if len(ids) else ids
-    else:
-        found = np.flatnonzero(label.semantic == focus)
+    plane = label.instances if focus == ANY_OBJECT else label.semantic
+    values, found = plane.ravel(), np.zeros(0, np.int64)
+    if values.size > _LARGE:
+        some = rng.integers(values.size, size=_DRAWN)
+        found = some[_places_of(focus, values[some], rng)]
+    if not len(found):
+        found = _places_of(focus, values, rng)
     if not len(found):
         return None
-    y, x = divmod(int(rng.choice(found)), label.instances.shape[1])
+    y, x = divmod(int(rng.choice(found)), plane.shape[1])
     return y, x
+
+
+def _places_of(
+    focus: int, values: NDArray[np.integer], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Where the class is, or a random one of the objects."""
+    if focus != ANY_OBJECT:
+        return np.flatnonzero(values == focus)
+    inside = np.flatnonzero(values)
+    if not len(inside):
+        return inside
+    ids = np.flatnonzero(np.bincount(values[inside]))
+    chosen: NDArray[np.int64] = inside[values[inside] == rng.choice(ids)]
+    return chosen
