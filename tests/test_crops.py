@@ -18,7 +18,7 @@ from pipeline.images.normalize import IntensityRange
 from pipeline.labels import open_data, read_sample
 from pipeline.methods import build_method
 from pipeline.records import Label, Sample
-from pipeline.synthetic import CLASSES
+from pipeline.synthetic import CLASSES, make_scene
 from pipeline.training.crops import ANY_OBJECT, CropSource, Cut, Pick
 from pipeline.training.geometry import (
     cut_plain,
@@ -45,12 +45,15 @@ def samples_in(annotated: str) -> list[Sample]:
 
 
 def crops_of(
-    samples: list[Sample], sampling: SamplingSettings | None = None, **augment: object
+    samples: list[Sample],
+    sampling: SamplingSettings | None = None,
+    channels: int = 3,
+    **augment: object,
 ) -> CropSource:
     return CropSource(
-        CachedSamples(samples, 3, NormalizeSettings()),
+        CachedSamples(samples, channels, NormalizeSettings()),
         build_method(MethodSettings(name="instance"), CLASSES),
-        channels=3,
+        channels=channels,
         crop=64,
         augment=AugmentSettings(**augment),
         sampling=sampling or SamplingSettings(),
@@ -92,6 +95,26 @@ def test_an_offset_of_numbers_of_32_bits_changes_nothing(annotated: str) -> None
     )
     one, other = (next(iter(crops.batches(1, 1, 4, 0, 1))).images for crops in (near, far))
     assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize(("stored", "seen"), [(1, 1), (3, 1), (1, 3), (3, 3), (1, 5), (5, 5)])
+def test_images_of_any_channels_that_fit_a_network_are_seen_by_it(
+    stored: int, seen: int, dtype: type
+) -> None:
+    """Gray images that are stored as three equal channels ended a training at its first step."""
+    samples = []
+    for seed, (height, width) in enumerate([(96, 64), (20, 200), (1, 1)]):
+        scene = make_scene(96, 200, 6, seed)
+        window = (slice(height), slice(width))
+        pixels = scene.image[window][..., :1].repeat(stored, axis=-1).astype(dtype)
+        label = Label(scene.label.semantic[window], scene.label.instances[window])
+        samples.append(Sample(str(seed), pixels, label))
+    crops = crops_of(samples, channels=seen)
+    for batch in crops.batches(1, 2, 6, 0, 1):
+        assert batch.images.shape == (6, seen, 64, 64)
+        assert torch.isfinite(batch.images).all()
+        assert batch.images.any()
 
 
 def test_a_rare_class_is_shown_as_often_as_asked(annotated: str) -> None:

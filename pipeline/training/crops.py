@@ -221,7 +221,7 @@ class CropSource:
         changes = [
             draw_intensity(
                 self.channels,
-                window.pixels.shape[-1] == 3,
+                self.channels == window.pixels.shape[-1] == 3,
                 self.augment,
                 np.random.default_rng((self.seed, window.pick.epoch, window.pick.position, 1)),
             )
