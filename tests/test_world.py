@@ -28,7 +28,7 @@ from pipeline.synthetic import CLASSES, make_scene
 from pipeline.training.average import WeightAverage
 from pipeline.training.crops import CropSource
 from pipeline.training.loop import SaveDue, Training
-from pipeline.training.reports import StepReport
+from pipeline.training.reports import EpochReport, StepReport
 from pipeline.training.samples import CachedSamples
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import load_snapshot, save_snapshot
@@ -72,9 +72,17 @@ def samples_of(case: Case) -> list[Sample]:
 
 
 def train(
-    case: Case, folder: Path, world: int = 1, stop_after: int = 0, **changes: object
+    case: Case,
+    folder: Path,
+    world: int = 1,
+    stop_after: int = 0,
+    reports: list[EpochReport] | None = None,
+    **changes: object,
 ) -> Training:
-    """Run a case to its end, or until `stop_after` steps, from a snapshot where there is one."""
+    """Run a case to its end, or until `stop_after` steps, from a snapshot where there is one.
+
+    Validations are added to `reports`.
+    """
     torch.manual_seed(5)
     values = {
         "data": "d", "output": "o", "epochs": 3, "min_steps": STEPS // 3, "crop": 32,
@@ -105,6 +113,8 @@ def train(
     events = list(training.run())
     assert isinstance(events[-1], SaveDue)
     assert events[-1].last
+    if reports is not None:
+        reports += [event for event in events if isinstance(event, EpochReport)]
     snapshot = training.snapshot()
     if not world > 1 or dist.get_rank() == 0:
         save_snapshot(snapshot, str(folder))
@@ -221,6 +231,16 @@ def test_a_training_that_gets_no_better_is_not_waited_for(tmp_path: Path) -> Non
     assert training.state.epoch - 1 <= training.state.best_epoch + 2 + 30 * 0.25
     assert training.state.done < 30 * STEPS // 3
     assert training.state.best_validation.score == training.state.best_score
+
+
+def test_an_epoch_that_is_longer_than_the_training_is_validated_on_the_way(tmp_path: Path) -> None:
+    """Or nobody knows how long a validation takes, and the end comes late by as much."""
+    reports: list[EpochReport] = []
+    case = Case("long", batch_size=1)
+    # As short as they are, validations take more of this training than they may on the way.
+    training = train(case, tmp_path, reports=reports, epochs=1, min_steps=3, validation_share=1e-9)
+    assert [(one.epoch, one.step) for one in reports] == [(1, 3), (1, 4)]
+    assert training.state.finished
 
 
 def test_of_equally_good_weights_those_that_learned_longest_are_kept(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ from pipeline.training.state import Snapshot, load_snapshot, save_snapshot
 from pipeline.training.tuning import images_to_tune_on, tune_decoding
 from pipeline.training.validation import look, validate
 
-_TUNING = 2.5  # validations that tuning the decoding takes as long as, and saving the bundle
+_PUBLISHING = 1.0  # validations that it takes to measure the bundle once more, and to save it
+_TUNING = 1.5  # and to tune its decoding, where that is done on all of the images
 BUNDLE = "bundle"
 """Folder of the finished model in the last checkpoint."""
 
@@ -106,11 +107,13 @@ def _train(job: TrainJob) -> None:
         weights=job.crop_weights,
     )
     is_first = ray.train.get_context().get_world_rank() == 0
+    validation = job.streams.get("val") or _samples("val")
+    tuned_on = len(images_to_tune_on(method, _sizes(validation))) / len(validation)
     training = Training(
         network,
         method,
         source,
-        job.streams.get("val") or _samples("val"),
+        validation,
         settings,
         device=device,
         dtype=pick_dtype(settings.precision, device),
@@ -119,7 +122,7 @@ def _train(job: TrainJob) -> None:
         wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
         on_step=StepReporter(job.mailbox) if is_first else lambda report: False,
         snapshot=_snapshot_to_resume(job),
-        end_validations=1 + _TUNING,
+        end_validations=1 + _PUBLISHING + _TUNING * tuned_on,
     )
     for event in training.run():
         if isinstance(event, SaveDue):

@@ -31,11 +31,11 @@ def draw_curve(lines: Sequence[EpochLine], validation: Validation) -> bytes:
     FigureCanvasAgg(figure)
     loss, figures, rate, calibration = figure.subplots(2, 2).ravel()
     epochs = [line for line in lines if not line.final]
-    _plot(loss, epochs, [line.loss for line in epochs], "mean of the epoch", _LINES[0])
-    _dress(loss, "Training loss", "epoch")
+    _plot(loss, epochs, [line.loss for line in epochs], "mean since the point before", _LINES[0])
+    _dress(loss, "Training loss", "step")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    _plot(rate, epochs, [line.learning_rate for line in epochs], "after the epoch", _LINES[0])
-    _dress(rate, "Learning rate", "epoch")
+    _plot(rate, epochs, [line.learning_rate for line in epochs], "at each validation", _LINES[0])
+    _dress(rate, "Learning rate", "step")
     _draw_figures(figures, epochs)
     _draw_reliability(calibration, validation)
     file = io.BytesIO()
@@ -50,11 +50,11 @@ def _draw_figures(axes: "Axes", epochs: Sequence[EpochLine]) -> None:
         values = [line.metrics[name] for line in epochs]
         _plot(axes, epochs, values, name, colour, bold=name == "score")
     best = best_of(epochs)
-    axes.axvline(best.epoch, color=_MUTED, linewidth=1, linestyle=":")
+    axes.axvline(best.step, color=_MUTED, linewidth=1, linestyle=":")
     axes.set_ylim(0, 1)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     title = f"On validation images: best score {best.metrics['score']:.3f}, epoch {best.epoch}"
-    _dress(axes, title, "epoch")
+    _dress(axes, title, "step")
 
 
 def _plot(
@@ -68,7 +68,7 @@ def _plot(
 ) -> None:
     marker = "o" if len(epochs) <= _MARKED_UNTIL else ""
     width = 2.6 if bold else 1.4
-    numbers = [line.epoch for line in epochs]
+    numbers = [line.step for line in epochs]
     axes.plot(numbers, values, label=label, color=colour, linewidth=width, marker=marker, ms=4)
 
 
@@ -108,5 +108,5 @@ def _dress(axes: "Axes", title: str, below: str) -> None:
     axes.grid(color="#e4e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if below == "epoch":
+    if below == "step":
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -70,6 +70,9 @@ class _Beat:
     save: bool
     stop: bool
     validate: bool
+    """Where the epoch ends here."""
+    overdue: bool
+    """To validate now, though the epoch goes on."""
 
 
 class Training:
@@ -174,7 +177,7 @@ class Training:
         return Recorded(network, shape, self.dtype)
 
     def _train_epoch(self) -> Iterator[SaveDue]:
-        """Steps until the epoch, the time or somebody's patience ends."""
+        """Steps until the epoch or the time ends, somebody says so, or a validation is overdue."""
         settings, state = self.settings, self.state
         rank, world = rank_and_world()
         parts = settings.accumulate
@@ -186,7 +189,7 @@ class Training:
         with contextlib.closing(prefetch(batches, device=self.device)) as ready:
             while state.step < self.steps:
                 beat = self._beat()
-                if beat.stop or beat.progress >= 1:
+                if beat.stop or beat.overdue or beat.progress >= 1:
                     return
                 if beat.save:
                     yield self._save(last=False)
@@ -246,16 +249,17 @@ class Training:
         reserve = state.validation_seconds * self.end_validations * _MARGIN
         progress = max(state.progress, self.schedule.progress(state.done, reserve))
         affordable = self.settings.validation_share * state.training_seconds
+        late = progress - state.validated_progress >= _VALIDATE_EVERY
+        soon_over = progress >= 1 - _SOON_OVER
         validate = state.best_score is None or (
-            progress < 1 - _SOON_OVER
-            and (
-                state.validation_seconds <= affordable
-                or progress - state.validated_progress >= _VALIDATE_EVERY
-            )
+            not soon_over and (late or state.validation_seconds <= affordable)
         )
+        # An epoch of very many images may be longer than the whole training.
+        fresh = state.done - state.validated < self.settings.min_steps
+        overdue = late and not soon_over and not fresh
         save = time.time() - self.saved >= self.settings.checkpoint_minutes * 60
-        said = from_first([progress, save, self.stop, validate])
-        return _Beat(said[0], bool(said[1]), bool(said[2]), bool(said[3]))
+        said = from_first([progress, save, self.stop, validate, overdue])
+        return _Beat(said[0], *(bool(one) for one in said[1:]))
 
     def _validate(self) -> EpochReport:
         """Measure the averaged weights and remember them when they are the best so far."""

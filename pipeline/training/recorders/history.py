@@ -1,4 +1,4 @@
-"""The epochs of a training, as the lines of `metrics.jsonl`."""
+"""The epochs of a training, as the lines of `metrics.jsonl`; long ones have several."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ class EpochLine:
 
 def best_of(lines: Sequence[EpochLine]) -> EpochLine:
     """The epoch whose weights are published: of equally good ones the last."""
-    return max(lines, key=lambda line: (line.metrics["score"], line.epoch))
+    return max(lines, key=lambda line: (line.metrics["score"], line.step))
 
 
 class History:
@@ -45,10 +45,10 @@ class History:
         self.lines: list[EpochLine] = []
 
     def add(self, report: EpochReport) -> None:
-        """One more epoch; it takes the place of what was said before of it and of later ones."""
+        """One more line; it takes the place of what was said before of its step and later ones."""
         if report.epoch > 1:
             self._recall()
-        self.lines = [line for line in self.lines if line.epoch < report.epoch and not line.final]
+        self.lines = [line for line in self.lines if line.step < report.step and not line.final]
         self.lines.append(_line_of(report))
 
     def finish(self, bundle_uri: str) -> None:
