@@ -207,14 +207,15 @@ class CropSource:
             yield rng.permutation(np.repeat(np.arange(len(times)), times))
             length -= int(times.sum())
 
-    def _places_of_classes(self) -> dict[int, list[int]]:
+    def _places_of_classes(self) -> dict[int, NDArray[np.int64]]:
         """Class id → the images that show it, for the classes that any image shows."""
         places: dict[int, list[int]] = {}
         known = {spec.id for spec in self.method.classes}
         for image, ids in enumerate(self.samples.classes_shown):
             for class_id in known.intersection(ids):
                 places.setdefault(class_id, []).append(image)
-        return dict(sorted(places.items()))
+        # Not lists: each draw from one would copy it.
+        return {class_id: np.array(places[class_id]) for class_id in sorted(places)}
 
     def _batch(self, windows: list[Window]) -> Batch:
         # A stream of its own: the geometry was drawn where the window was cut.
