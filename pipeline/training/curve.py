@@ -53,7 +53,7 @@ def _draw_figures(axes: "Axes", epochs: Sequence[EpochLine]) -> None:
     axes.axvline(best.step, color=_MUTED, linewidth=1, linestyle=":")
     axes.set_ylim(0, 1)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    title = f"On validation images: best score {best.metrics['score']:.3f}, epoch {best.epoch}"
+    title = f"On validation images: best score {best.metrics['score']:.3f}, step {best.step:,}"
     _dress(axes, title, "step")
 
 
