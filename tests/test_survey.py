@@ -26,6 +26,7 @@ from pipeline.config import (
 )
 from pipeline.errors import DataProblems
 from pipeline.labels import AnnotatedData, open_data, read_sample
+from pipeline.methods import build_method
 from pipeline.models.bundle import load_spec
 from pipeline.records import VOID, Box, ClassSpec, Label, ObjectMask, Problem, Remark, Sample
 from pipeline.survey.configure import Configuration, configure
@@ -37,6 +38,7 @@ from pipeline.survey.rules import Hardware
 from pipeline.survey.tally import diameter_bins, diameter_quantile
 from pipeline.synthetic import CLASSES, write_annotated
 from tests.conftest import ROOT
+from tests.label_sets import perfect_outputs
 
 CELLS = (
     ClassSpec(id=0, name="background", kind="background"),
@@ -334,7 +336,7 @@ def test_what_is_given_is_kept() -> None:
         zoom=0.75,
         network=NetworkSettings(depth=2, width=24, full_resolution="full"),
         normalize=NormalizeSettings(kind="range", high=99),
-        method=MethodSettings(name="semantic", class_weights=[1, 4], reach=99),
+        method=MethodSettings(name="semantic", class_weights=[1, 4], reach=99, min_area=5),
         sampling=SamplingSettings(rare_class=0.5, objects=0.25),
     )
     assert {choice.reason for choice in got.choices} == {"as given"}
@@ -343,7 +345,7 @@ def test_what_is_given_is_kept() -> None:
     assert s.augment.upright
     assert s.network == NetworkSettings(depth=2, width=24, full_resolution="full")
     assert s.normalize == NormalizeSettings(kind="range", high=99)
-    assert s.method == MethodSettings(name="semantic", class_weights=[1, 4], reach=99)
+    assert s.method == MethodSettings(name="semantic", class_weights=[1, 4], reach=99, min_area=5)
     assert s.sampling == SamplingSettings(rare_class=0.5, objects=0.25)
 
 
@@ -476,6 +478,20 @@ def test_a_street_is_semantic_weighted_and_sampled_by_class() -> None:
     even = street()
     even.label.semantic[100:180, 200:280] = 2
     assert chosen([even], STREET, instances=False).settings.sampling.rare_class == 0
+
+
+@pytest.mark.parametrize("name", ["instance", "semantic"])
+def test_tiny_objects_are_not_taken_for_noise(name: str) -> None:
+    """Spots of 3 pixels across were dropped, all of them, by a model that had found them."""
+    spots = discs(128, 1, 10)
+    got = chosen([spots], method=MethodSettings(name=name)).settings.method
+    method = build_method(got, CELLS)
+    outputs = perfect_outputs(method, spots.label)
+    found = method.decode({k: m[0].numpy() for k, m in method.maps(outputs).items()})
+    assert len(found.scores) == spots.label.instances.max()
+    usual = chosen([discs(128, 5, 20)])
+    assert usual.settings.method.min_area == 8
+    assert reason(usual, "method.min_area") == "small objects have 72 pixels"  # of 81, in bins
 
 
 def test_scarce_objects_are_sought() -> None:

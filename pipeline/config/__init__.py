@@ -8,6 +8,7 @@ from pipeline.config.collection import CollectionSettings
 from pipeline.config.labels import VAL_FRACTION, LabelSettings
 from pipeline.config.logs import LogSettings
 from pipeline.config.model import (
+    DEFAULT_MIN_AREA,
     DEFAULT_REACH,
     LEAST_DEPTH,
     LEAST_ZOOM,
@@ -38,6 +39,7 @@ from pipeline.config.training import (
 from pipeline.config.upkeep import CompactSettings, VerifySettings
 
 __all__ = [
+    "DEFAULT_MIN_AREA",
     "DEFAULT_REACH",
     "LEAST_DEPTH",
     "LEAST_ZOOM",

@@ -9,6 +9,9 @@ from pipeline.config.base import CHOSEN, Section
 DEFAULT_REACH = 64
 """Of a bundle that names none."""
 
+DEFAULT_MIN_AREA = 8
+"""Likewise, and the most that is chosen: fewer pixels are hardly seen."""
+
 LEAST_ZOOM, MOST_ZOOM = 0.125, 4.0
 """Of images for the network; the least is also the step."""
 
@@ -133,8 +136,10 @@ class MethodSettings(Section):
         description="pixels from which an object's middle is found, or its edge by a proposal; "
         f"{CHOSEN}",
     )
-    min_area: int = Field(
-        8, ge=1, description="objects of fewer pixels are taken for noise and dropped"
+    min_area: int | None = Field(
+        None,
+        ge=1,
+        description=f"objects of fewer pixels are taken for noise and dropped; {CHOSEN}",
     )
     score_slope: float = Field(
         1.0,
@@ -171,6 +176,11 @@ class MethodSettings(Section):
         return value
 
     @property
+    def least_area(self) -> int:
+        """Pixels of the smallest object."""
+        return self.min_area or DEFAULT_MIN_AREA
+
+    @property
     def overlapping(self) -> bool:
         """Whether objects may share pixels."""
         return self.name == "proposals"
@@ -184,7 +194,7 @@ class MethodSettings(Section):
             return self
         reach = round((self.reach or DEFAULT_REACH) / zoom)
         return self.model_copy(
-            update={"min_area": max(1, round(self.min_area / zoom**2)), "reach": reach}
+            update={"min_area": max(1, round(self.least_area / zoom**2)), "reach": reach}
         )
 
     def with_learned(self, other: "MethodSettings") -> "MethodSettings":

@@ -121,7 +121,7 @@ class InstanceMethod(PartitionMethod):
         return Reach(
             typical=typical,
             blur=self.settings.vote_blur * typical,
-            crumb=max(crumb, self.settings.min_area),
+            crumb=max(crumb, self.settings.least_area),
         )
 
     def typical_area(self, scale: NDArray[np.int64]) -> float:
@@ -135,7 +135,7 @@ class InstanceMethod(PartitionMethod):
         offset = np.stack([maps[name] for name in _OFFSETS]).astype(np.float32) - 128
         offset *= np.float32(self.reach / 127)
         return label_votes(
-            offset, self._foreground(maps), self.reach_of(scale), self.settings.min_area
+            offset, self._foreground(maps), self.reach_of(scale), self.settings.least_area
         )
 
     def ballot(self, maps: Maps) -> Ballot:

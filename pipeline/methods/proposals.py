@@ -154,10 +154,10 @@ class ProposalMethod(OverlapMethod):
             rays=np.stack([maps[name] for name in _RAYS], -1),
         )
         proposals = propose(planes, settings.proposal_threshold, self.reach / 255)
-        chosen = without_slivers(select(proposals, settings.overlap, settings.min_area))
+        chosen = without_slivers(select(proposals, settings.overlap, settings.least_area))
         return [
             FoundObject(place, mask, _certainty(mask, maps["foreground"]))
-            for place, mask in outlined(chosen, planes, settings.min_area)
+            for place, mask in outlined(chosen, planes, settings.least_area)
         ]
 
 

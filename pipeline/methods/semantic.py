@@ -41,14 +41,14 @@ class SemanticMethod(PartitionMethod):
 
     def halo(self, scale: NDArray[np.int64]) -> int:
         # Specks are dropped, and a speck is less long than it has pixels.
-        return self.settings.min_area + 1
+        return self.settings.least_area + 1
 
     def label(self, maps: Maps, scale: NDArray[np.int64]) -> InstanceMap:
         labels = np.zeros(maps["class"].shape, np.int32)
         last = 0
         for class_id in thing_ids(self.classes):
             mask = maps["class"] == class_id
-            found = drop_small(connected_components(mask, connectivity=8), self.settings.min_area)
+            found = drop_small(connected_components(mask, connectivity=8), self.settings.least_area)
             labels = np.where(found > 0, found + last, labels)
             last += int(found.max(initial=0))
         return labels.astype(np.int32, copy=False)

@@ -98,6 +98,7 @@ def configure(
         lambda: rules.choose_weights(data.classes, train),
     )
     reach = choose("method.reach", method.reach, lambda: rules.choose_reach(seen))
+    min_area = choose("method.min_area", method.min_area, lambda: rules.choose_min_area(seen))
     rare = choose(
         "sampling.rare_class",
         sampling.rare_class,
@@ -118,7 +119,9 @@ def configure(
         "zoom": zoom,
         "crop": crop,
         "batch_size": batch,
-        "method": method.model_copy(update={"class_weights": weights, "reach": reach}),
+        "method": method.model_copy(
+            update={"class_weights": weights, "reach": reach, "min_area": min_area}
+        ),
         "normalize": normal.model_copy(update={"kind": kind}),
         "network": network.model_copy(
             update={"depth": depth, "width": width, "full_resolution": full_resolution}

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.config import DEFAULT_MIN_AREA
 from pipeline.models.context import network_context
 from pipeline.records import Classes
 from pipeline.survey.facts import CELL_SIDES
@@ -254,6 +255,15 @@ def choose_reach(train: SplitFingerprint) -> tuple[int, str]:
     if math.isnan(large) or large <= _LEAST_REACH:
         return _LEAST_REACH, "enough for objects of any size here"
     return math.ceil(large / 16) * 16, f"large objects have a diameter of {large:.0f} pixels"
+
+
+def choose_min_area(train: SplitFingerprint) -> tuple[int, str]:
+    """Half of a small object, where that is less than what is taken for noise anyway."""
+    small = diameter_quantile(train.diameters, _SMALL)
+    if math.isnan(small):
+        return DEFAULT_MIN_AREA, "fewer pixels are noise"
+    area = math.pi / 4 * small**2
+    return max(1, min(DEFAULT_MIN_AREA, int(area / 2))), f"small objects have {area:.0f} pixels"
 
 
 def choose_batch(
