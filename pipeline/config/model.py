@@ -94,7 +94,8 @@ class MethodSettings(Section):
         "auto: instance when the labels hold instances",
     )
     class_weights: list[Annotated[float, Field(ge=0)]] | None = Field(
-        None, description=f"weight of each class in the loss, in the order of ids; {CHOSEN}"
+        None,
+        description=f"weight of each class in the cross-entropy, in the order of ids; {CHOSEN}",
     )
     focal: float = Field(
         0.0,
