@@ -173,7 +173,7 @@ def test_masks(tmp_path: Path) -> None:
     save(tmp_path / "0a1b/masks/second.png", np.ones((H, W + 1), np.uint8))
     assert f"masks/second.png is {H} x {W + 1}, " in one_line(tmp_path)
     for path in (tmp_path / "0a1b/masks").iterdir():
-        path.rename(path.with_suffix(".bmp"))
+        path.rename(path.with_suffix(".gif"))
     (tmp_path / "none/images").mkdir(parents=True)
     save(tmp_path / "none/images/none.png", picture(3))
     save(tmp_path / "0c2d/images/more.png", picture(3))
@@ -181,8 +181,8 @@ def test_masks(tmp_path: Path) -> None:
     save(tmp_path / "only/masks/a.png", np.ones((H, W), np.uint8))
     assert lines(tmp_path).splitlines() == [
         f"{tmp_path}/only has masks but no image",
-        f"{tmp_path}/0a1b/images/0a1b.png has no mask: masks/ holds first.bmp, which is no PNG, "
-        "JPEG or TIFF image",
+        f"{tmp_path}/0a1b/images/0a1b.png has no mask: masks/ holds first.gif, which is no PNG, "
+        "JPEG, TIFF, BMP, WebP or JPEG 2000 image",
         f"{tmp_path}/0c2d/images holds more than one image",
         f"{tmp_path}/none/images/none.png has no mask: there is no masks/; an empty one says that "
         "there is no object",

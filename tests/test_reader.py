@@ -42,6 +42,13 @@ def pillow(image: Image.Image, kind: str) -> bytes:
     return file.getvalue()
 
 
+def animation() -> bytes:
+    file = io.BytesIO()
+    frames = [Image.fromarray(RGB8), Image.fromarray(RGB8[::-1].copy())]
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
 def read(data: bytes, name: str = "a", **settings: object) -> NDArray[np.generic]:
     return decode_image(data, name, ReaderSettings(**settings))
 
@@ -72,6 +79,17 @@ RGBA8, MANY = noise((20, 31, 4)), noise((5, 20, 31), np.uint16)
         ),
         (tiff(GRAY8, photometric="miniswhite"), (255 - GRAY8)[..., None]),
         (tiff(GRAY8.astype(np.float32) / 7), (GRAY8.astype(np.float32) / 7)[..., None]),
+        (pillow(Image.fromarray(GRAY8), "BMP"), GRAY8[..., None]),
+        (pillow(Image.fromarray(RGB8), "BMP"), RGB8),
+        (pillow(Image.fromarray(RGBA8), "BMP"), RGBA8[..., :3]),
+        (imagecodecs.webp_encode(RGB8, lossless=True), RGB8),
+        (imagecodecs.webp_encode(RGBA8, lossless=True), RGBA8[..., :3]),
+        (imagecodecs.jpeg2k_encode(RGB8, level=0), RGB8),
+        (imagecodecs.jpeg2k_encode(RGB16, level=0, codecformat="J2K"), RGB16),
+        (imagecodecs.jpeg2k_encode(GRAY16, level=0), GRAY16[..., None]),
+        (imagecodecs.jpeg2k_encode(RGBA8, level=0), RGBA8),  # a fourth band
+        (pillow(Image.fromarray(RGBA8), "JPEG2000"), RGBA8[..., :3]),
+        (pillow(Image.fromarray(GRAY8).convert("LA"), "JPEG2000"), GRAY8[..., None]),
         (pillow(Image.fromarray(GRAY8).convert("1"), "PNG"), None),
         (pillow(Image.fromarray(RGB8).convert("P"), "PNG"), None),
     ],
@@ -89,6 +107,31 @@ def test_palette_and_bilevel_become_what_they_show() -> None:
     assert np.array_equal(read(pillow(palette, "PNG")), np.asarray(palette.convert("RGB")))
     bits = Image.fromarray(GRAY8).convert("1")
     assert np.array_equal(read(pillow(bits, "PNG"))[..., 0], np.asarray(bits) * 255)
+
+
+def bitmap(numbers: NDArray[np.uint8], bits: int, palette: list[int]) -> bytes:
+    """A BMP whose palette has as many grays as are given."""
+    rows = b""
+    for row in numbers[::-1]:
+        digits = np.unpackbits(row[:, None], axis=1)[:, -bits:]
+        packed = np.packbits(digits.ravel()).tobytes()
+        rows += packed + bytes(-len(packed) % 4)
+    colours = b"".join(bytes([gray, gray, gray, 0]) for gray in palette)
+    height, width = numbers.shape
+    begin = 54 + len(colours)
+    head = struct.pack("<2sIII", b"BM", begin + len(rows), 0, begin)
+    sizes = (40, width, height, 1, bits, 0, len(rows), 0, 0, len(palette), 0)
+    return head + struct.pack("<IiiHHIIiiII", *sizes) + colours + rows
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+@pytest.mark.parametrize("palette", [[0, 255], [255, 0], [0, 1], [9, 7, 8]])
+def test_a_bitmap_shows_what_its_palette_says(bits: int, palette: list[int]) -> None:
+    """However few colours it has, which Pillow takes for bits."""
+    numbers = GRAY8 % (2 if bits == 1 else len(palette))
+    found = read(bitmap(numbers, bits, palette))
+    assert np.array_equal(found.max(-1), np.array(palette, np.uint8)[numbers])
+    assert np.array_equal(found.min(-1), found.max(-1))
 
 
 def retagged(data: bytes, code: int, value: object, page: int = 0) -> bytes:
@@ -210,6 +253,19 @@ def test_a_jpeg_without_losses_is_as_it_was_stored() -> None:
     assert np.array_equal(read(imagecodecs.jpeg_encode(RGB8, lossless=True)), RGB8)
 
 
+def coloured(number: int, pixels: NDArray[np.uint8] = RGB8) -> bytes:
+    """A JPEG 2000 that says to have other colours (EnumCS)."""
+    return imagecodecs.jpeg2k_encode(pixels, level=0, mct=False).replace(
+        b"colr\1\0\0" + struct.pack(">I", 16), b"colr\1\0\0" + struct.pack(">I", number)
+    )
+
+
+def test_luminance_in_jpeg_2000_is_colour() -> None:
+    smooth = cv2.resize(noise((4, 4, 3)), (64, 48), interpolation=cv2.INTER_CUBIC)
+    luminance = np.asarray(Image.fromarray(smooth).convert("YCbCr"))
+    assert np.abs(read(coloured(18, luminance)).astype(int) - smooth).max() <= 3
+
+
 def test_jpeg_is_close_to_what_was_stored() -> None:
     smooth = cv2.resize(noise((4, 4, 3)), (64, 48), interpolation=cv2.INTER_CUBIC)
     data = cv2.imencode(".jpg", smooth[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes()
@@ -243,7 +299,20 @@ BAD = {
     "corrupt-truncated-tiff": (tiff(noise((64, 64)), rowsperstrip=8)[:-500], "a.tif"),
     "corrupt-truncated-lzw": (tiff(noise((64, 64)), compression="lzw")[:-500], "a.tif"),
     "corrupt-tiff-header": (b"II*\x00" + b"\xff" * 40, "a.tif"),
+    "corrupt-truncated-bmp": (pillow(Image.fromarray(RGB8), "BMP")[:-400], "a.bmp"),
+    "corrupt-truncated-webp": (imagecodecs.webp_encode(RGB8)[:-20], "a.webp"),
+    "corrupt-truncated-jp2": (imagecodecs.jpeg2k_encode(RGB8)[:-20], "a.jp2"),
+    "corrupt-bmp-header": (b"BM" + bytes(12) + b"\x28\0\0\0" + b"garbage" * 20, "a.bmp"),
+    "corrupt-webp-header": (b"RIFF\x09\0\0\0WEBP" + b"garbage" * 20, "a.webp"),
+    "corrupt-jp2-header": (b"\0\0\0\x0cjP  \r\n\x87\n" + b"garbage" * 20, "a.jp2"),
+    "corrupt-j2k-header": (b"\xff\x4f\xff\x51" + b"garbage", "a.j2k"),
     "too_large": (bomb(), "a.png"),
+    "too_large-jp2": (
+        imagecodecs.jpeg2k_encode(RGB8).replace(struct.pack(">II", 31, 20), b"\0\1\0\0" * 2),
+        "a.jp2",
+    ),
+    "layout-animation": (animation(), "a.webp"),
+    "layout-cmyk-jp2": (coloured(12), "a.jp2"),
     "layout": (tiff(noise((100, 120, 130)), metadata={"axes": "ZYX"}), "a.tif"),
     "corrupt-jpeg-header": (b"\xff\xd8\xff" + b"garbage" * 20, "a.jpg"),
     "corrupt-png-header": (b"\x89PNG\r\n\x1a\n", "a.png"),
@@ -268,15 +337,44 @@ def test_bad_files_are_refused_with_their_code(kind: str) -> None:
 
 
 @pytest.mark.parametrize("cut", range(1, 12))
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif"])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.bmp", "a.webp", "a.jp2", "a.j2k"])
 def test_no_truncation_passes(name: str, cut: int) -> None:
     whole = {
         "a.png": png(RGB8),
         "a.jpg": cv2.imencode(".jpg", RGB8)[1].tobytes(),
         "a.tif": tiff(RGB8, photometric="rgb", compression="zlib", rowsperstrip=4),
+        "a.bmp": pillow(Image.fromarray(noise((20, 32, 3))), "BMP"),
+        "a.webp": imagecodecs.webp_encode(RGB8),
+        "a.jp2": imagecodecs.jpeg2k_encode(RGB8),
+        "a.j2k": imagecodecs.jpeg2k_encode(RGB16, level=0, codecformat="J2K"),
     }[name]
     with pytest.raises(RejectError):
         read(whole[: len(whole) * cut // 12 - 1], name)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"ZISRAWFILE" + bytes(40), "a Zeiss CZI, which is not read; convert it to OME-Zarr"),
+        (b"\xda\xce\xbe\x0a" + bytes(40), "a Nikon ND2"),
+        (b"\x70\0\0\0" + b"abcd\x2a" + bytes(40), "a Leica LIF"),
+        (bytes(128) + b"DICM" + bytes(40), "DICOM"),
+        (b"\x5c\1\0\0" + bytes(340) + b"n+1\0", "NIfTI"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(40), "HDF5"),
+        (b"\x93NUMPY\1\0" + bytes(40), "a NumPy array"),
+        (pillow(Image.fromarray(GRAY8), "GIF"), "a GIF, which is not read; convert it to PNG"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC"),
+        (b"\0\0\0\x18ftypisom" + bytes(40), "a video, which is not read; take its frames out"),
+        (b"RIFF\xff\0\0\0AVI LIST", "a video"),
+        (b"PK\x03\x04" + bytes(40), "a ZIP archive, which is not read; unpack it"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "HTML or XML"),
+        (b"BMW and Audi", "is not a PNG, JPEG, TIFF, BMP, WebP or JPEG 2000 file"),
+    ],
+)
+def test_files_of_known_formats_are_told_what_to_do(data: bytes, words: str) -> None:
+    with pytest.raises(RejectError, match=words) as refused:
+        read(data)
+    assert refused.value.code == "unknown_format"
 
 
 def test_a_lack_of_memory_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:

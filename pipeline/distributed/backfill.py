@@ -30,6 +30,7 @@ from pipeline.distributed.story import (
 from pipeline.errors import DataError, StoppedError, StorageError
 from pipeline.images.collection import Collection, open_collection
 from pipeline.images.partitions import PartitionSpec
+from pipeline.images.signatures import READABLE
 from pipeline.models.bundle import BundleSpec, load_spec, read_weights
 from pipeline.parsing import to_yaml
 from pipeline.plan import Gone, Plan, plan_work, remaining
@@ -169,7 +170,7 @@ class Backfill:
             results=self.results,
         ) as plan:
             if self.collection.listed == 0:
-                raise DataError(f"{self.collection.uri} holds no PNG, JPEG, TIFF or OME-Zarr image")
+                raise DataError(f"{self.collection.uri} holds no OME-Zarr, {READABLE} image")
             yield Work(plan, None, rate, renews, self._renews)
 
     @contextmanager

@@ -1,8 +1,9 @@
 """Bytes → pixels, strictly: a file that is not whole and well-formed is refused, never guessed at.
 
-PNG and JPEG go through Pillow, which reports truncation; 16-bit colour PNG, which Pillow reduces
-to 8 bit, through imagecodecs; TIFF through tifffile (see `tiff`). Adding a format is one function
-and one line in `DECODERS`. What this module does not know: where bytes come from.
+PNG, JPEG and BMP go through Pillow, which reports truncation; what Pillow would change (PNG of
+16 bits and colours) or misread (some BMP), WebP and JPEG 2000 through imagecodecs; TIFF through
+tifffile (see `tiff`). Adding a format is one function, a line in `DECODERS` and its signature.
+What this module does not know: where bytes come from.
 """
 
 import io
@@ -19,6 +20,8 @@ from pipeline.config import ReaderSettings
 from pipeline.errors import RejectError
 from pipeline.images.damage import refused
 from pipeline.images.jpeg import unsupported_kind
+from pipeline.images.jpeg2000 import decode_jpeg2000
+from pipeline.images.signatures import detect_format
 from pipeline.images.tiff import decode_tiff, tiff_has_palette
 from pipeline.records import Pixels
 
@@ -26,22 +29,18 @@ FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
     ".jpeg": "JPEG",
+    ".jfif": "JPEG",
     ".tif": "TIFF",
     ".tiff": "TIFF",
     ".svs": "TIFF",  # Aperio's slides
+    ".bmp": "BMP",
+    ".webp": "WebP",
+    ".jp2": "JPEG 2000",
+    ".j2k": "JPEG 2000",
 }
 """File name suffix → format; also what counts as an image in a listing."""
 
-_SIGNATURES = (
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-    (b"II+\x00", "TIFF"),
-    (b"MM\x00+", "TIFF"),
-)
-
-
+_WITH_ALPHA = ["PNG", "TIFF", "BMP", "WEBP", "JPEG2000"]
 _READ_BY_WINDOW = {"TIFF"}
 """Formats whose size need not be a limit: see `pipeline.images.windows`."""
 
@@ -96,28 +95,21 @@ def decode_image(
     return pixels
 
 
-def detect_format(data: bytes) -> str:
-    """PNG, JPEG or TIFF, by the file's first bytes."""
-    if not data:
-        raise RejectError("empty", "the file has no bytes")
-    for signature, kind in _SIGNATURES:
-        if data.startswith(signature):
-            return kind
-    raise RejectError("unknown_format", "is not a PNG, JPEG or TIFF file")
-
-
 def has_palette(data: bytes) -> bool:
     """Whether a file that can be decoded holds places in a palette of its own."""
     kind = detect_format(data)
     if kind == "PNG":
         return data[25] == 3  # colour type (PNG specification, 11.2.1)
+    if kind == "BMP":
+        with _open_with_pillow(data) as image:
+            return image.mode == "P"
     return kind == "TIFF" and tiff_has_palette(data)
 
 
 def alpha_of(data: bytes) -> NDArray[np.uint8] | None:
-    """(H, W) opacity of a PNG or TIFF file that can be decoded; None where it has none."""
+    """(H, W) opacity of a file that can be decoded; None where it has none."""
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG", "TIFF"]) as image:
+        with Image.open(io.BytesIO(data), formats=_WITH_ALPHA) as image:
             if not image.has_transparency_data:
                 return None
             return np.asarray(image.convert("RGBA").getchannel("A"))
@@ -163,6 +155,8 @@ def _decode_with_pillow(data: bytes, admit: Admit, as_indices: bool) -> Pixels:
         admit(image.height, image.width)
         if image.format == "PNG" and _png_is_deep_colour(data):
             return _drop_alpha(imagecodecs.png_decode(data))
+        if image.format == "BMP" and _bmp_is_misread(image, data):
+            return _with_channel_axis(imagecodecs.bmp_decode(data, asrgb=not as_indices))
         image.load()
         if as_indices and image.mode == "P":
             return _with_channel_axis(np.asarray(image))
@@ -176,9 +170,20 @@ def _decode_with_pillow(data: bytes, admit: Admit, as_indices: bool) -> Pixels:
         return np.asarray(image.convert("RGB"))
 
 
+def _decode_webp(data: bytes, admit: Admit, as_indices: bool) -> Pixels:
+    if 8 + int.from_bytes(data[4:8], "little") > len(data):
+        raise RejectError("corrupt", "damaged WebP: the file ends before its pixels do")
+    with _open_with_pillow(data) as image:
+        admit(image.height, image.width)
+        frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise RejectError("layout", f"is an animation of {frames} frames; one picture is supported")
+    return _drop_alpha(imagecodecs.webp_decode(data))
+
+
 def _open_with_pillow(data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data), formats=["PNG", "JPEG"])
+        return Image.open(io.BytesIO(data), formats=["PNG", "JPEG", "BMP", "WEBP"])
     except UnidentifiedImageError as error:  # says nothing but the address of the bytes
         kind = unsupported_kind(data)
         if kind is not None:
@@ -191,6 +196,17 @@ def _png_is_deep_colour(data: bytes) -> bool:
     """16 bits a channel and more than one channel, by the header (PNG specification, 11.2.1)."""
     depth, colour_type = struct.unpack(">BB", data[24:26])
     return depth == 16 and colour_type in (2, 4, 6)
+
+
+def _bmp_is_misread(image: Image.Image, data: bytes) -> bool:
+    """Whether Pillow takes the numbers of a gray palette for bits, or for bytes, that they are not.
+
+    It does where the palette has fewer colours than fit, but for run lengths.
+    """
+    place = 24 if data[14] == 12 else 28  # by the header's length
+    bits = int.from_bytes(data[place : place + 2], "little")
+    expected = {"1": 1, "L": 8}.get(image.mode, bits)
+    return bits != expected and image.info.get("compression") == 0
 
 
 def _drop_alpha(pixels: Pixels) -> Pixels:
@@ -206,4 +222,7 @@ DECODERS: dict[str, Callable[[bytes, Admit, bool], Pixels]] = {
     "PNG": _decode_with_pillow,
     "JPEG": _decode_with_pillow,
     "TIFF": decode_tiff,
+    "BMP": _decode_with_pillow,
+    "WebP": _decode_webp,
+    "JPEG 2000": decode_jpeg2000,
 }

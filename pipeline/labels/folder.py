@@ -11,6 +11,7 @@ Without classes.yaml there is one class of things, named `object`.
 
 from pipeline.config import LabelSettings
 from pipeline.errors import DataError
+from pipeline.images.signatures import READABLE
 from pipeline.labels.base import AnnotatedData, Format, Place
 from pipeline.labels.classes import LIST_FILES, classes_or_object
 from pipeline.labels.files import by_stem
@@ -33,7 +34,7 @@ def open_folder(place: Place, settings: LabelSettings, val_fraction: float) -> A
     notes: list[Problem] = []
     images = by_stem(place.join("images"), problems)
     if not images:
-        raise DataError(f"{place.join('images')} holds no PNG, JPEG or TIFF image")
+        raise DataError(f"{place.join('images')} holds no {READABLE} image")
     instances = by_stem(place.join("labels"), problems)
     semantic = by_stem(place.join("semantic"), problems)
     listed = classes_or_object(place, settings, bool(semantic))

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from pipeline import storage
 from pipeline.config import LabelSettings
 from pipeline.errors import DataError
-from pipeline.images.reader import alpha_of, detect_format, has_palette
+from pipeline.images.reader import alpha_of, has_palette
+from pipeline.images.signatures import READABLE, detect_format
 from pipeline.labels.base import AnnotatedData, Format, Place, first_few
 from pipeline.labels.classes import classes_or_object
 from pipeline.labels.compose import Shape, compose, tight_shape
@@ -98,7 +99,7 @@ def _lacks_masks(folder: str) -> str:
     names = storage.list_names(storage.join(folder, "masks"))
     # An object store has no empty folders, but an object that stands for one: named as it is.
     others = [name for name in names if not name.startswith(".") and name != "masks"]
-    return f"masks/ holds {others[0]}, which is no PNG, JPEG or TIFF image" if others else ""
+    return f"masks/ holds {others[0]}, which is no {READABLE} image" if others else ""
 
 
 def read_masks(

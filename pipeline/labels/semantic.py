@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from pipeline import storage
 from pipeline.config import LabelSettings
 from pipeline.errors import DataError
+from pipeline.images.signatures import READABLE
 from pipeline.labels.base import AnnotatedData, Format, Place, first_few
 from pipeline.labels.classes import CLASSES_FILE, LIST_FILES, find_classes
 from pipeline.labels.files import is_image, read_text, stem
@@ -127,7 +128,7 @@ def _matched(place: Place, pair: _Pair, problems: list[Problem]) -> Iterator[tup
     maps = {stem(n): n for n in storage.list_names(place.join(*pair.maps)) if is_image(n)}
     images = [name for name in storage.list_names(folder) if is_image(name)]
     if not images:
-        problems.append(Problem(folder, "holds no PNG, JPEG or TIFF image"))
+        problems.append(Problem(folder, f"holds no {READABLE} image"))
     for file in images:
         fitting = [stem(file) + end for end in _ENDINGS if stem(file) + end in maps]
         uri = storage.join(folder, file)

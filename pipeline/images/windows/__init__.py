@@ -10,6 +10,7 @@ from pipeline import storage
 from pipeline.config import ReaderSettings
 from pipeline.errors import RejectError
 from pipeline.images.reader import FORMATS, decode_image
+from pipeline.images.signatures import detect_format
 from pipeline.images.windows.base import WholeImage, WindowedImage
 from pipeline.images.windows.levels import FINEST, LevelChoice
 from pipeline.images.windows.tiff import open_tiff
@@ -24,6 +25,7 @@ __all__ = [
     "read_whole",
 ]
 
+_BEGINNING = 512  # bytes that tell the format
 _MOST_PIXELS = 1 << 40  # a million by a million: what says to be larger is damaged
 
 
@@ -65,7 +67,7 @@ def _may_be_tiff(uri: str) -> bool:
 
 def _is_tiff(uri: str) -> bool:
     with storage.open_seekable(uri) as file:
-        return file.read(4)[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+        return detect_format(file.read(_BEGINNING)[:_BEGINNING]) == "TIFF"
 
 
 def read_whole(uri: str, size: int, settings: ReaderSettings) -> WholeImage:
