@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -340,6 +341,105 @@ def test_a_chunk_that_is_cut_short_is_damage(tmp_path: Path) -> None:
     chunk.write_bytes(chunk.read_bytes()[:-100])
     with pytest.raises(RejectError, match="damaged Zarr"):
         open_windows(str(path)).read(Box(0, 0, 10, 10))
+
+
+def write_scn(path: Path) -> None:
+    """A slide of Leica's, which begins with an overview."""
+    sizes = [(0, 40, 80), (1, W, H), (2, W // 2, H // 2)]
+    dimensions = [
+        f'<dimension sizeX="{w}" sizeY="{h}" ifd="{i}" r="{i // 2}"/>' for i, w, h in sizes
+    ]
+    images = [
+        f"<image><pixels>{d}</pixels></image>" for d in (dimensions[0], "".join(dimensions[1:]))
+    ]
+    text = f"<scn><collection>{''.join(images)}</collection></scn>"
+    with tifffile.TiffWriter(path, bigtiff=True) as file:
+        file.write(RGB[:80, :40], photometric="rgb", metadata=None, description=text)
+        for pixels in (RGB, RGB[: H // 2, : W // 2]):
+            file.write(pixels, photometric="rgb", metadata=None, tile=(64, 64))
+
+
+def write_qptiff(path: Path) -> None:
+    """A slide of Akoya's: a page a channel, a thumbnail, the channels again, a macro picture."""
+    with tifffile.TiffWriter(path, bigtiff=True) as file:
+        for pixels in PLANES:
+            file.write(pixels, metadata=None, tile=(64, 64), software="PerkinElmer-QPI")
+        file.write(RGB[:99, :99], photometric="rgb", metadata=None)
+        for pixels in PLANES:
+            file.write(np.ascontiguousarray(pixels[::2, ::2]), metadata=None, tile=(64, 64))
+        file.write(RGB[:50, :50], photometric="rgb", metadata=None)
+
+
+def write_lsm(path: Path) -> None:
+    """A confocal image of Zeiss', with its thumbnail."""
+    said = np.zeros(1, np.dtype(tifffile.TIFF.CZ_LSMINFO))
+    said["MagicNumber"], said["StructureSize"] = 67127628, said.nbytes
+    said["DimensionX"], said["DimensionY"], said["DimensionChannels"] = W, H, 3
+    said["DimensionZ"] = said["DimensionTime"] = 1
+    tags = [(34412, 1, said.nbytes, said.tobytes(), True)]
+    with tifffile.TiffWriter(path, byteorder="<") as file:
+        file.write(
+            PLANES[:3], photometric="rgb", planarconfig="separate", metadata=None, extratags=tags
+        )
+        file.write(RGB[:64, :64], photometric="rgb", metadata=None, subfiletype=1)
+
+
+def write_stk(path: Path, planes: int = 1) -> None:
+    """A time series of MetaMorph's."""
+    said = [value for t in range(planes) for value in (0, 1, 2451545, 1000 * t, 2451545, 0)]
+    tags = [(33628, 4, 2, [0, 0], True), (33629, 4, len(said), said, True)]
+    tifffile.imwrite(path, GRAY, metadata=None, byteorder="<", extratags=tags)
+    wrong, right = (struct.pack("<HHI", 33629, *what) for what in ((4, len(said)), (5, planes)))
+    path.write_bytes(path.read_bytes().replace(wrong, right) + (planes - 1) * GRAY.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "pixels"),
+    [
+        ("a.scn", write_scn, RGB),
+        ("a.qptiff", write_qptiff, np.moveaxis(PLANES, 0, -1)),
+        ("a.lsm", write_lsm, np.moveaxis(PLANES[:3], 0, -1)),
+        ("a.stk", write_stk, GRAY[..., None]),
+    ],
+)
+def test_microscopes_own_kinds_of_tiff(
+    tmp_path: Path, name: str, write: Callable[[Path], None], pixels: NDArray[np.generic]
+) -> None:
+    path = tmp_path / name
+    write(path)
+    image = open_windows(str(path))
+    assert image is not None
+    assert np.array_equal(decode_image(path.read_bytes(), name, ReaderSettings()), pixels)
+    assert np.array_equal(image.read(Box(10, 20, 90, 95)), pixels[10:90, 20:95])
+
+
+def test_a_series_in_time_is_a_stack(tmp_path: Path) -> None:
+    write_stk(tmp_path / "a.stk", 2)
+    for error in read_both(tmp_path / "a.stk"):
+        assert (error.code, "with axes TYX" in error.message) == ("layout", True)
+
+
+def test_a_slide_whose_tiles_overlap_is_refused(tmp_path: Path) -> None:
+    how = {"metadata": None, "photometric": "rgb", "extratags": [(700, 1, 7, b"<iScan>", True)]}
+    with tifffile.TiffWriter(tmp_path / "a.bif") as file:
+        file.write(RGB[:50, :50], description="Label_Image", software="ScanOutputManager", **how)
+        file.write(RGB, description="level=0 mag=40 quality=95", tile=(64, 64), **how)
+    for error in read_both(tmp_path / "a.bif"):
+        assert (error.code, "Ventana BIF" in error.message) == ("layout", True)
+
+
+def test_luminance_in_jpeg_2000_of_aperio_is_colour(tmp_path: Path) -> None:
+    """Though the file says that it is colour already."""
+    smooth = np.asarray(Image.fromarray(RGB[:4, :6]).resize((W, H), Image.Resampling.BICUBIC))
+    stored = np.asarray(Image.fromarray(smooth).convert("YCbCr"))
+    path = tmp_path / "a.svs"
+    tifffile.imwrite(
+        path, stored, photometric="rgb", tile=(64, 64), compression="aperio_jp2000_ycbc",
+        compressionargs={"level": 0, "mct": False},
+    )  # fmt: skip
+    found = open_windows(str(path)).read(Box(0, 0, H, W))
+    assert np.abs(found.astype(int) - smooth).max() <= 3
+    assert np.array_equal(decode_image(path.read_bytes(), "a.svs", ReaderSettings()), found)
 
 
 @pytest.mark.parametrize("name", ["tiles", "strips", "no compression", "ome, channels as pages"])

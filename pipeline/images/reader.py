@@ -32,7 +32,14 @@ FORMATS = {
     ".jfif": "JPEG",
     ".tif": "TIFF",
     ".tiff": "TIFF",
+    ".gtiff": "TIFF",
+    ".btf": "TIFF",  # BigTIFF
     ".svs": "TIFF",  # Aperio's slides
+    ".ndpi": "TIFF",  # Hamamatsu's
+    ".scn": "TIFF",  # Leica's
+    ".qptiff": "TIFF",  # Akoya's
+    ".stk": "TIFF",  # MetaMorph
+    ".lsm": "TIFF",  # Zeiss
     ".bmp": "BMP",
     ".webp": "WebP",
     ".jp2": "JPEG 2000",

@@ -61,11 +61,19 @@ def tiff_has_palette(data: bytes) -> bool:
 def first_series(tiff: tifffile.TiffFile) -> tifffile.TiffPageSeries:
     """The series that is the image: the first that is not a smaller one or a mask of another.
 
+    Leica's slides begin with an overview that is not said to be one: the largest is the slide.
+
     Raises:
-        RejectError: there is none.
+        RejectError: there is none, or its tiles overlap.
     """
+    if tiff.is_bif:
+        raise RejectError(
+            "layout", "is a Ventana BIF, whose tiles overlap; convert it with bioformats2raw"
+        )
     if not tiff.series:
         raise RejectError("corrupt", "damaged TIFF: holds no image")
+    if tiff.is_scn:
+        return max(tiff.series, key=lambda series: series.keyframe.size)
     pages = ((series, series.keyframe) for series in tiff.series)
     full = (series for series, page in pages if not (page.is_reduced or page.is_mask))
     return next(full, tiff.series[0])

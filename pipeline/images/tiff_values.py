@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
-from tifffile import PHOTOMETRIC
+from tifffile import COMPRESSION, PHOTOMETRIC
 
 from pipeline.errors import RejectError
 from pipeline.records import Pixels
@@ -84,7 +84,7 @@ class Values:
             bits=bits if isinstance(bits, int) else 8 * np.dtype(page.dtype).itemsize,
             white_is_low=white_is_low,
             palette=_palette(page) if photometric == PHOTOMETRIC.PALETTE else None,
-            luminance=_luminance(page) if photometric == PHOTOMETRIC.YCBCR else None,
+            luminance=_luminance(page),
             alpha=_alpha(page),
             samples=page.samplesperpixel,
         )
@@ -123,7 +123,11 @@ def _palette(page: tifffile.TiffPage) -> NDArray[np.uint8]:
 
 
 def _luminance(page: tifffile.TiffPage) -> _Luminance | None:
-    """None where the decoder has already made red, green and blue of it, as of JPEG."""
+    """None where there is none, or the decoder has made red, green and blue of it, as of JPEG."""
+    if page.compression == COMPRESSION.APERIO_JP2000_YCBC:
+        return _Luminance.of(page)  # whatever the file says of its colours
+    if page.photometric != PHOTOMETRIC.YCBCR:
+        return None
     if page.compression in tifffile.TIFF.IMAGE_COMPRESSIONS and page.planarconfig == 1:
         return None
     if page.is_subsampled or page.samplesperpixel != 3 or page.dtype != np.uint8:
