@@ -155,9 +155,10 @@ def _tell_plan(log: Log, job: "Backfill", planned: "Work") -> None:
         shards=plan.shards,
         seconds=planned.seconds,
     )
+    suffixes = f": {collection.ignored_suffixes}" if collection.ignored_suffixes else ""
     notes = [
-        (collection.ignored, "other file is no image by its name",
-         "other files are no images by their names"),
+        (collection.ignored, f"other file is no image by its name{suffixes}",
+         f"other files are no images by their names{suffixes}"),
         (plan.repeated, "repeated line of the manifest counts once",
          "repeated lines of the manifest count once"),
         (plan.changed, "image has changed since it was done",

@@ -57,6 +57,9 @@ def test_a_prefix_lists_images_and_counts_the_rest(tmp_path: Path) -> None:
         "c.svs",
         "sub/c.jpeg",
         "notes.txt",
+        "table.CSV",
+        "table.csv",
+        "scan.0001",
         ".hidden.png",
         "png",
         "sub/é.png",
@@ -68,7 +71,8 @@ def test_a_prefix_lists_images_and_counts_the_rest(tmp_path: Path) -> None:
     rows = rows_of(collection)
     names = [row["uri"].removeprefix(f"{tmp_path}/") for row in rows]
     assert names == ["a.TIF", "b.png", "c.svs", "link.png", "sub/c.jpeg", "sub/é.png"]
-    assert (collection.listed, collection.ignored) == (6, 2)
+    assert (collection.listed, collection.ignored) == (6, 5)
+    assert collection.ignored_suffixes == ".csv 2, .txt 1"
     assert len({row["image_id"] for row in rows}) == 6
     assert [row["size"] for row in rows] == [1] * 6
     assert rows_of(collection) == rows

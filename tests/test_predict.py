@@ -267,7 +267,7 @@ def test_wrong_inputs_are_one_line(collection: str, trained: str, tmp_path: Path
         Backfill(settings(str(tmp_path / "nowhere"), trained, tmp_path / "out"))
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/a.txt").write_text("no image")
-    with pytest.raises(DataError, match=r"holds no OME-Zarr, PNG, JPEG, .* image"):
+    with pytest.raises(DataError, match=r"holds no OME-Zarr, PNG, JPEG, .* image, but .txt 1"):
         predict.work(settings(str(tmp_path / "texts"), trained, tmp_path / "out"))
     with pytest.raises(BundleError, match="is not a model bundle"):
         Backfill(settings(collection, str(tmp_path), tmp_path / "out"))

@@ -170,7 +170,11 @@ class Backfill:
             results=self.results,
         ) as plan:
             if self.collection.listed == 0:
-                raise DataError(f"{self.collection.uri} holds no OME-Zarr, {READABLE} image")
+                others = self.collection.ignored_suffixes
+                raise DataError(
+                    f"{self.collection.uri} holds no OME-Zarr, {READABLE} image"
+                    f"{', but ' + others if others else ''}"
+                )
             yield Work(plan, None, rate, renews, self._renews)
 
     @contextmanager

@@ -11,6 +11,7 @@ nothing else is not noticed.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 
@@ -33,6 +34,9 @@ _LOOKED_UP = 4096
 """URIs that are looked up together."""
 _LIST_SUFFIXES = (".parquet", ".csv", ".csv.gz")
 _ZARR = r"(?i)^(?P<root>.*?[^/]\.zarr)/"
+_NAMED = 5
+"""Suffixes that are told of."""
+_SUFFIX = r"[^/](?P<suffix>\.[A-Za-z][A-Za-z0-9]{0,9})$"  # no number, of which there may be many
 _ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 Source = Callable[[], Iterator[pa.RecordBatch]]
 """Batches with uri, version (null where the store has to be asked), size, and the columns that
@@ -73,10 +77,17 @@ class Collection:
         """Images, counted while the batches are walked through."""
         self.ignored = 0
         """Files that no image suffix names."""
+        self._suffixes: Counter[str] = Counter()
         self.unpartitioned = 0
         """Images for which some partition has no value."""
         self._source = source
         self._by_name = by_name
+
+    @property
+    def ignored_suffixes(self) -> str:
+        """The most frequent ones of the files that count for nothing, such as `.csv 12, .md 1`."""
+        named = [f"{name} {number:,}" for name, number in self._suffixes.most_common(_NAMED)]
+        return ", ".join(named + (["…"] if len(self._suffixes) > _NAMED else []))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The images, in batches of `listing_schema`; each call lists anew.
@@ -86,6 +97,7 @@ class Collection:
             DataError: a manifest or an inventory can't be read.
         """
         self.listed = self.ignored = self.unpartitioned = 0
+        self._suffixes.clear()
         zarrs: set[str] = set()
         for found in self._source():
             batches = self._images_of(found, zarrs) if self._by_name else [found]
@@ -105,9 +117,15 @@ class Collection:
             sizes = pa.array([-1] * len(uris), pa.int64())
             yield pa.record_batch({"uri": uris, "version": unknown, "size": sizes})
         pattern = rf"(?i)[^/]({'|'.join(map(_escaped, FORMATS))})$"
-        batch = rest.filter(pc.match_substring_regex(rest["uri"], pattern))
-        self.ignored += rest.num_rows - batch.num_rows
-        yield batch
+        is_image = pc.match_substring_regex(rest["uri"], pattern)
+        self._ignore(rest["uri"].filter(pc.invert(is_image)))
+        yield rest.filter(is_image)
+
+    def _ignore(self, uris: pa.Array) -> None:
+        self.ignored += len(uris)
+        found = pc.struct_field(pc.extract_regex(uris, _SUFFIX), "suffix").drop_null()
+        for pair in pc.value_counts(pc.utf8_lower(found)).to_pylist():
+            self._suffixes[pair["values"]] += pair["counts"]
 
     def _listing(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         uris, versions, sizes = batch["uri"], batch["version"], batch["size"]
