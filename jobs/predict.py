@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # Ray and PyTorch are imported when there is work for them
     from pipeline.tables.lease import Lease
 
 
-_SHOWN_REJECTS = 3
+_SHOWN_REJECTS = 5
 
 
 def work(settings: PredictSettings) -> int:
@@ -201,7 +201,7 @@ def _tell_result(log: Log, job: "Backfill", final: "Progress") -> None:
             f"rejected: {codes}; the reasons are in {output}/rejects, such as",
             **dict(final.reject_codes),
         )
-        for one in job.some_rejects(_SHOWN_REJECTS):
+        for one in job.some_rejects(min(len(final.reject_codes), _SHOWN_REJECTS)):
             log.tell("reject", f"  {one['uri']}: {one['code']}: {one['message']}", **one)
     log.tell("output", f"output dataset: {output}", output=output)
 

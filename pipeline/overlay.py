@@ -42,7 +42,7 @@ def draw_sheet(dataset: OutputDataset, images: int, side: int) -> Picture:
 def _cell(dataset: OutputDataset, row: dict[str, Any], side: int) -> Picture:
     name, size = storage.name_of(row["uri"]), (row["height"], row["width"])
     try:
-        image = _open(row["uri"], dataset.spec.settings)
+        image = _open(row["uri"], dataset.spec.settings, size)
         if image.shape[:2] != size:
             return _placeholder(side, f"{name}: changed")
         box = _shown(*size)
@@ -92,8 +92,8 @@ def _shown(height: int, width: int) -> Box:
     return Box(y, x, min(y + _MIDDLE, height), min(x + _MIDDLE, width))
 
 
-def _open(uri: str, settings: dict[str, Any]) -> WindowedImage:
-    """As it was read for the prediction."""
-    reader = ReaderSettings.model_validate(settings["reader"] | {"allow_misnamed": True})
+def _open(uri: str, settings: dict[str, Any], size: tuple[int, int]) -> WindowedImage:
+    """As it was read for the prediction, whatever the limits were then."""
+    reader = ReaderSettings(max_pixels=size[0] * size[1], allow_misnamed=True)
     choice = LevelChoice(settings.get("level", 0), settings.get("mpp"))
     return open_windows(uri, choice) or read_whole(uri, -1, reader)

@@ -7,7 +7,6 @@ import pytest
 import tifffile
 
 from pipeline import overlay
-from pipeline.config import ReaderSettings
 from pipeline.drawing import Picture, class_colours, legend
 from pipeline.predicting.objects import measure_objects
 from pipeline.records import ClassSpec, PredictedImage, Segmentation, SourceImage
@@ -22,9 +21,7 @@ NAMES = ("a.tif", "b.tif", "c.tif", "d.tif")
 @pytest.fixture
 def dataset(tmp_path: Path) -> OutputDataset:
     """Four images alike, each with one object."""
-    spec = DatasetSpec(
-        classes=CLASSES, model="model", settings={"reader": ReaderSettings().model_dump()}
-    )
+    spec = DatasetSpec(classes=CLASSES, model="model", settings={})
     found = OutputDataset.accepting(str(tmp_path / "out"), spec)
     found.create()
     instances = np.zeros((60, 80), np.int32)

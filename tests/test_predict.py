@@ -178,21 +178,41 @@ def test_too_many_rejects_is_exit_3(
 ) -> None:
     images = tmp_path / "images"
     images.mkdir()
-    for i in range(3):
+    for i, kept in enumerate((30, 30, 30, 30, 0, 10**6)):
         image = make_scene(40, 50, 4, i).image
-        (images / f"{i}.png").write_bytes(encode_image(image, FORMATS[0])[: 10**6 if i else 30])
+        (images / f"{i}.png").write_bytes(encode_image(image, FORMATS[0])[:kept])
     given = settings(str(images), trained, tmp_path / "out", max_reject_share=0.2)
     assert predict.work(given) == 3
     told = capsys.readouterr()
-    assert "33% of the images of the last run were rejected, over the limit of 20%" in told.err
-    assert f"{images}/0.png: corrupt: " in told.out
+    assert "83% of the images of the last run were rejected, over the limit of 20%" in told.err
+    shown = [line for line in told.out.splitlines() if line.startswith(f"  {images}")]
+    assert [line.split(": ")[1] for line in sorted(shown)] == ["corrupt", "empty"]
     # The same command again is what a cluster does with a job that has failed.
     assert Backfill(given).last_success is None
     assert predict.work(given) == 3
-    assert predict.work(given.model_copy(update={"max_reject_share": 0.5})) == 0
+    assert predict.work(given.model_copy(update={"max_reject_share": 0.9})) == 0
     (images / "0.png").write_bytes(encode_image(make_scene(40, 50, 4, 9).image, FORMATS[0]))
     assert predict.work(given) == 0
     assert Backfill(given).last_success is not None
+
+
+def test_a_limit_is_raised_for_what_it_has_refused(trained: str, tmp_path: Path) -> None:
+    """Images that are done stay so."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for i, side in enumerate((40, 60)):
+        picture = encode_image(make_scene(side, side, 4, i).image, FORMATS[0])
+        (images / f"{i}.png").write_bytes(picture)
+    low, high = {"max_pixels": 2000}, {"max_pixels": 4000}
+    assert predict.work(settings(str(images), trained, tmp_path / "out", reader=low)) == 0
+    before = sql(tmp_path / "out", "select uri, run from $images")
+    given = settings(str(images), trained, tmp_path / "out", reader=high, retry_rejects=True)
+    assert predict.work(given) == 0
+    after = sql(tmp_path / "out", "select uri, run from $images")
+    assert len(after) == 2
+    assert set(before) < set(after)
+    drawn = OverlaySettings(dataset=str(tmp_path / "out"), picture=str(tmp_path / "sheet.png"))
+    assert overlay.work(drawn) == 0
 
 
 @pytest.mark.slow

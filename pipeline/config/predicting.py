@@ -223,6 +223,8 @@ class PredictSettings(CollectionSettings, WritingSettings):
         """The settings that change results; the others only change how fast they come."""
         keys = {"precision", "views", "regions", "reader", "level", "mpp", "zoom", *_OVERRIDES}
         found = self.model_dump(mode="json", include=keys)
+        # It decides what is refused: who raises a limit has the rejects tried again, and no others.
+        found["reader"] = ReaderSettings().model_dump(mode="json")
         for key in ("spread", "large"):
             del found["regions"][key]  # in parts is as a whole
         if found["regions"]["blend"] == "core":

@@ -124,19 +124,21 @@ class Backfill:
         run = newest_prediction(self.dataset.runs())
         return 0.0 if run is None else reject_share(run.summary())
 
-    def some_rejects(self, number: int) -> list[dict[str, str]]:
-        """URI, code and message of a few rejects of the newest finished run."""
+    def some_rejects(self, codes: int) -> list[dict[str, str]]:
+        """URI, code and message of one reject of the newest finished run for each of some codes."""
         run = newest_prediction(self.dataset.runs())
         if run is None:
             return []
         mine = self.dataset.snapshot().only(shard.id for shard in shards_of(run.plan()))
         where = pc.field("run") == run.id
-        found: list[dict[str, str]] = []
+        found: dict[str, dict[str, str]] = {}
         for batch in mine.scan("rejects", ["uri", "code", "message"], where):
-            found += batch.slice(0, number - len(found)).to_pylist()
-            if len(found) == number:
+            for code in batch["code"].unique().to_pylist():
+                first = pc.index(batch["code"], code).as_py()
+                found.setdefault(code, batch.slice(first, 1).to_pylist()[0])
+            if len(found) >= codes:
                 break
-        return found
+        return list(found.values())[:codes]
 
     @contextmanager
     def plan(self, *, renew: bool = True) -> Iterator[Work]:

@@ -82,7 +82,7 @@ def decode_image(
     if expected not in (None, kind) and not settings.allow_misnamed:
         raise RejectError(
             "misnamed",
-            f"is named as {expected} but holds {kind}; rename it or set reader.allow_misnamed",
+            f"is named as {expected} but holds {kind}; rename it or set reader.allow-misnamed",
         )
     limits = [] if admit is None else [admit]
     if admit is None or kind not in _READ_BY_WINDOW:
@@ -149,8 +149,8 @@ def limited(max_pixels: int) -> Admit:
         if height * width > max_pixels:
             raise RejectError(
                 "too_large",
-                f"{height} x {width} pixels are over the limit of {max_pixels}; "
-                "raise reader.max_pixels if the file is to be trusted",
+                f"{height} x {width} pixels are over the limit of {max_pixels:,}; "
+                "raise reader.max-pixels if the file is to be trusted",
             )
 
     return admit
