@@ -464,5 +464,5 @@ def test_channels_fit_or_are_refused() -> None:
     gray = match_channels(np.full((2, 2, 3), 100, np.uint8), 1)
     assert gray.dtype == np.uint8
     assert (gray == 100).all()
-    with pytest.raises(RejectError, match="5 channels where the model takes 3"):
+    with pytest.raises(RejectError, match="5 channels where the model takes 3; save one"):
         match_channels(np.zeros((2, 2, 5), np.uint8), 3)

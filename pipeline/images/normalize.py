@@ -88,7 +88,11 @@ def match_channels(pixels: Pixels, channels: int) -> Pixels:
         exact = np.float32 if pixels.dtype.itemsize <= 2 else np.float64
         gray: Pixels = (pixels.astype(exact) @ np.array(_GRAY, exact))[..., None]
         return gray if pixels.dtype.kind == "f" else np.rint(gray).astype(pixels.dtype)
-    raise RejectError("channels", f"has {found} channels where the model takes {channels}")
+    raise RejectError(
+        "channels",
+        f"has {found} channels where the model takes {channels}; save one of them as a gray image, "
+        "or train on such images",
+    )
 
 
 def _percentiles(values: Pixels, percents: tuple[float, float]) -> list[float]:
