@@ -1,5 +1,6 @@
 """Predicted objects drawn over their images, many in one picture."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.wording import plural
 
 _LARGE = 4096  # pixels of a side, from which only the middle of an image is drawn
 _MIDDLE = 1024
+_SEEN = 10  # pixels in the picture of an object's diameter, so that its outline leaves some of it
 
 
 def draw_sheet(dataset: OutputDataset, images: int, side: int) -> Picture:
@@ -33,19 +35,35 @@ def draw_sheet(dataset: OutputDataset, images: int, side: int) -> Picture:
     if table.num_rows == 0:
         raise DatasetError(f"{dataset.uri} holds no image yet")
     picks = np.unique(np.linspace(0, table.num_rows - 1, images).round().astype(int))
-    cells = [_cell(dataset, row, side) for row in table.take(picks).to_pylist()]
+    rows = table.take(picks).to_pylist()
+    diameters = _diameters(dataset, [row["image_id"] for row in rows])
+    cells = [_cell(dataset, row, side, diameters.get(row["image_id"])) for row in rows]
     across = int(np.ceil(np.sqrt(len(cells))))
     sheet = grid(cells, across)
     return np.vstack([sheet, legend(dataset.classes, sheet.shape[1])])
 
 
-def _cell(dataset: OutputDataset, row: dict[str, Any], side: int) -> Picture:
+def _diameters(dataset: OutputDataset, image_ids: list[str]) -> dict[str, float]:
+    """Pixels, of the mean object of each image that has any."""
+    columns = ["image_id", "n_objects", "object_area"]
+    counts = dataset.read("counts", columns, pc.field("image_id").isin(image_ids))
+    sums = counts.group_by("image_id").aggregate([(name, "sum") for name in columns[1:]])
+    return {
+        row["image_id"]: 2 * math.sqrt(row["object_area_sum"] / row["n_objects_sum"] / math.pi)
+        for row in sums.to_pylist()
+        if row["n_objects_sum"]
+    }
+
+
+def _cell(
+    dataset: OutputDataset, row: dict[str, Any], side: int, diameter: float | None
+) -> Picture:
     name, size = storage.name_of(row["uri"]), (row["height"], row["width"])
     try:
         image = _open(row["uri"], dataset.spec.settings, size)
         if image.shape[:2] != size:
             return _placeholder(side, f"{name}: changed")
-        box = _shown(*size)
+        box = _shown(*size, math.inf if diameter is None else side * max(1.0, diameter / _SEEN))
         picture = _picture(dataset, row["image_id"], image.read(box), box, side)
     except MissingError:
         return _placeholder(side, f"{name}: gone")
@@ -84,12 +102,16 @@ def _moved(one: ObjectMask, box: Box) -> ObjectMask:
     return replace(one, box=Box(y0 - box.y0, x0 - box.x0, y1 - box.y0, x1 - box.x0))
 
 
-def _shown(height: int, width: int) -> Box:
-    """The whole of an image, or the middle of one whose objects would be too small to see."""
-    if max(height, width) <= _LARGE:
-        return Box(0, 0, height, width)
-    y, x = max((height - _MIDDLE) // 2, 0), max((width - _MIDDLE) // 2, 0)
-    return Box(y, x, min(y + _MIDDLE, height), min(x + _MIDDLE, width))
+def _shown(height: int, width: int, most: float) -> Box:
+    """The whole of an image, or the middle of one whose objects would be too small to see.
+
+    Args:
+        most: pixels of a side in which they can be seen.
+    """
+    longest = max(height, width)
+    shown = int(min(most, longest if longest <= _LARGE else _MIDDLE))
+    y, x = max((height - shown) // 2, 0), max((width - shown) // 2, 0)
+    return Box(y, x, min(y + shown, height), min(x + shown, width))
 
 
 def _open(uri: str, settings: dict[str, Any], size: tuple[int, int]) -> WindowedImage:

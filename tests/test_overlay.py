@@ -64,6 +64,21 @@ def test_images_that_are_gone_or_changed_are_told_in_their_place(
     assert np.array_equal(after[:206, :206], before[:206, :206])
 
 
+@pytest.mark.parametrize(("side", "shown"), [(60, (60, 80)), (30, (60, 67)), (10, (22, 22))])
+def test_objects_are_large_enough_to_be_seen(
+    dataset: OutputDataset, monkeypatch: pytest.MonkeyPatch, side: int, shown: tuple[int, int]
+) -> None:
+    """Of an image with many small ones the middle is drawn."""
+    told: list[tuple[tuple[int, ...], str]] = []
+    real, frame = overlay.draw, overlay.frame
+    monkeypatch.setattr(
+        overlay, "draw", lambda p, *rest: told.append(p.shape[:2]) or real(p, *rest)
+    )
+    monkeypatch.setattr(overlay, "frame", lambda *given: told.append(given[2]) or frame(*given))
+    overlay.draw_sheet(dataset, 1, side)
+    assert told == [shown, "a.tif: 1 object" + ("" if shown == (60, 80) else ", its middle")]
+
+
 @pytest.mark.parametrize("n", [3, 19])
 def test_a_legend_shows_every_class_in_a_colour_of_its_own(n: int) -> None:
     names = [f"traffic participant {i}" for i in range(n)]
