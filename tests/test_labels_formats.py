@@ -470,6 +470,59 @@ def test_a_crowd_is_said_in_many_ways(tmp_path: Path, flag: object, is_crowd: bo
     (label,) = labels(data).values()
     assert (label.semantic[2:8, 2:8] == (VOID if is_crowd else 1)).all()
     assert label.instances.any() != is_crowd
+    assert [remark.times for remark in label.remarks] == [1] * is_crowd
+
+
+@pytest.mark.parametrize(
+    ("file", "image", "file_name"),
+    [
+        ("livecell_coco_train.json", "images/livecell_train_val_images/a.tif", "a.tif"),
+        ("result.json", "images/1f2e-a.png", "images\\1f2e-a.png"),  # Label Studio, on Windows
+        ("result.json", "images/1f2e-a.png", "..\\..\\media\\upload\\4\\1f2e-a.png"),
+        ("result.json", "images/1f2e-a.png", "/data/upload/4/1f2e-a.png"),
+        ("annotations/instances_default.json", "images/default/a.png", "a.png"),  # CVAT
+        ("train/annotations/instances.json", "train/images/a.png", "a.png"),  # Supervisely
+    ],
+)
+def test_images_are_found_where_tools_export_them(
+    tmp_path: Path, file: str, image: str, file_name: str
+) -> None:
+    row = {"image_id": 700, "category_id": 3, "segmentation": rectangle(2, 2, 8, 8)}
+    content = coco([file_name], [row])
+    if file.startswith("livecell"):
+        content["annotations"] = {"17": content["annotations"][0]}
+    save(tmp_path / image, picture(0))
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(json.dumps(content))
+    data = open_data(str(tmp_path)).check()
+    assert [one.image_uri for one in data.images] == [str(tmp_path / image)]
+    (label,) = labels(data).values()
+    assert label.instances.sum() == 36
+
+
+def test_a_folder_on_the_way_to_a_file_names_its_split(tmp_path: Path) -> None:
+    for split in ("train", "valid"):
+        save(tmp_path / split / f"images/{split}.png", picture(0))
+        path = tmp_path / split / "annotations/instances.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps(coco([f"{split}.png"], [])))
+    data = open_data(str(tmp_path)).check()
+    assert {one.name: one.split for one in data.images} == {"train": "train", "valid": "val"}
+
+
+def test_the_category_above_all_others_is_no_class(tmp_path: Path) -> None:
+    """Roboflow's files begin with one of the project's name, which no annotation has."""
+    row = {"image_id": 700, "category_id": 1, "segmentation": rectangle(2, 2, 8, 8)}
+    content = coco(["a.png"], [row])
+    content["categories"] = [
+        {"id": 0, "name": "cells", "supercategory": "none"},
+        {"id": 1, "name": "cell", "supercategory": "cells"},
+    ]
+    data = open_data(write_json(tmp_path, content)).check()
+    assert [spec.name for spec in data.classes] == ["background", "cell"]
+    row["category_id"] = 0
+    data = open_data(write_json(tmp_path, content | {"annotations": [row]})).check()
+    assert [spec.name for spec in data.classes] == ["background", "cells", "cell"]
 
 
 def test_whole_numbers_are_whole_numbers_however_they_are_written(tmp_path: Path) -> None:

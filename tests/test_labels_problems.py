@@ -76,8 +76,6 @@ MASK = blocks((2, 2, 8, 8)) > 0
         ({"segmentation": [[1, 1, 5, float("nan"), 5, 5]]}, "a coordinate that is no number"),
         ({"segmentation": [[1, 1, 1e9, 1, 5, 5]]}, f"far outside of its image, {H} x {W}"),
         ({"segmentation": [5, 5, 5]}, "a polygon that is no list of coordinates"),
-        ({"segmentation": []}, "has no segmentation"),
-        ({"bbox": [1, 1, 5, 5]}, "has no segmentation"),
         ({"segmentation": {"counts": "0"}}, "without a size"),
         ({"segmentation": {"size": [H, W]}}, "without counts"),
         ({"segmentation": {"size": [H, W], "counts": [3, 4]}}, f"of 7 pixels, not {H} x {W}"),
@@ -109,9 +107,9 @@ def test_a_wrong_annotation_is_named_by_its_place(
         ({"height": -1}, "images[0] has the size -1 x"),
         ({"height": "24.5"}, "images[0] has the size 24.5 x"),
         ({"file_name": None}, "images[0] has no id and file_name"),
-        ({"file_name": "../secret.png"}, "file_name ../secret.png, outside of the folder"),
-        ({"file_name": "/etc/secret.png"}, "file_name /etc/secret.png, outside of the folder"),
-        ({"file_name": "s3://else/b.png"}, "file_name s3://else/b.png, outside of the folder"),
+        ({"file_name": "../secret.png"}, "there is no secret.png below "),
+        ({"file_name": "/etc/secret.png"}, "there is no secret.png below "),
+        ({"file_name": "s3://else/b.png"}, "there is no b.png below "),
     ],
 )
 def test_a_wrong_image_entry_is_named(tmp_path: Path, image: dict[str, Any], line: str) -> None:
@@ -130,12 +128,15 @@ def test_a_missing_image_and_one_that_is_annotated_twice(tmp_path: Path) -> None
     content["images"].append({**content["images"][0], "id": 1, "file_name": "gone.png"})
     path.write_text(json.dumps(content))
     assert one_line(path) == f"{path} image 1 is gone.png, which is not in {tmp_path}/images"
+    content["images"][1]["file_name"] = "../gone.png"
+    path.write_text(json.dumps(content))
+    assert "has the file_name ../gone.png, outside of the folder of its images" in one_line(path)
     content["images"][1]["file_name"] = "a.png"
     path.write_text(json.dumps(content))
     assert f"images/a.png is annotated in {path} and again" in one_line(path)
     content["images"] = [{**content["images"][0], "file_name": "gone.png"}]
     path.write_text(json.dumps(content))
-    assert "gone.png is in none of images, " in one_line(path)
+    assert f"there is no gone.png below {tmp_path}; say where" in one_line(path)
     elsewhere = LabelSettings(images=str(tmp_path / "elsewhere"))
     assert f"is gone.png, which is not in {tmp_path}/elsewhere" in one_line(path, elsewhere)
 
@@ -164,6 +165,32 @@ def test_a_damaged_json_is_one_line(
 
 
 # The other formats
+
+
+@pytest.mark.parametrize(
+    ("annotation", "line"),
+    [
+        ({"bbox": [1, 1, 5, 5]}, "has no segmentation in any of 1 annotations, as for detection"),
+        (
+            {"segments_info": []},
+            "is COCO's panoptic format, whose masks are PNG files; panopticapi",
+        ),
+    ],
+)
+def test_coco_of_another_kind_is_told_once(
+    tmp_path: Path, annotation: dict[str, Any], line: str
+) -> None:
+    path = write_json(tmp_path, annotation)
+    assert f"{path} {line}" in one_line(path)
+
+
+def test_an_annotation_without_a_segmentation_among_others_is_named(tmp_path: Path) -> None:
+    path = write_json(tmp_path, GOOD)
+    content = json.loads(path.read_text())
+    for empty in ({"segmentation": []}, {"bbox": [1, 1, 5, 5]}):
+        row = {"image_id": 700, "category_id": 3, **empty}
+        path.write_text(json.dumps(content | {"annotations": [*content["annotations"], row]}))
+        assert one_line(path) == f"{path} annotations[1] has no segmentation"
 
 
 def test_masks(tmp_path: Path) -> None:

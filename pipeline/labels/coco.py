@@ -10,6 +10,7 @@ void. What is drawn where objects overlap, and how they are kept, says `pipeline
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, count
@@ -21,7 +22,7 @@ from pipeline import storage
 from pipeline.config import LabelSettings, ReaderSettings
 from pipeline.errors import DataError
 from pipeline.labels.base import AnnotatedData, Format, Place
-from pipeline.labels.coco_json import CocoFile, CocoImage, Id, crowd_flag, read_coco
+from pipeline.labels.coco_json import CocoFile, CocoImage, Id, crowd_flag, has_coco_keys, read_coco
 from pipeline.labels.coco_masks import draw
 from pipeline.labels.compose import Shape, compose
 from pipeline.labels.files import decode, unique_names
@@ -32,18 +33,26 @@ _ANNOTATIONS = "annotations"
 _IMAGE_FOLDERS = ("", "images", "JPEGImages", "data")
 _NAME_WORDS = ("instances", "annotations", "coco")
 UNSEEN = "objects that cover no pixel and are left out"
-_TRIED = 5  # images that are looked for to find their folder
+CROWDS = (
+    "regions that iscrowd marks as more than one object, which are void (tools such as CVAT mark "
+    "each object that was drawn as a mask; set iscrowd to 0 there)"
+)
+_TRIED = 5  # images that are looked for to find their folder, and files that are looked into
 
 
 def fits(place: Place) -> bool:
-    """A JSON file where one is expected; beside the images, also by its name."""
-    here = storage.absolute(place.uri)
-    return any(
-        uri == here
-        or uri.rpartition("/")[0] != here
-        or any(word in storage.name_of(uri).lower() for word in _NAME_WORDS)
-        for uri in _json_files(place)
+    """A JSON file where one is expected; but for those in annotations/, also by name or header."""
+    uris = _json_files(place)
+    below = [uri.removeprefix(place.uri) for uri in uris]
+    if any(not path or f"/{_ANNOTATIONS}/" in path for path in below):
+        return True
+    return any(_is_named(storage.name_of(uri)) for uri in uris) or any(
+        has_coco_keys(uri) for uri in uris[:_TRIED]
     )
+
+
+def _is_named(file: str) -> bool:
+    return any(word in file.lower() for word in _NAME_WORDS)
 
 
 def open_coco(place: Place, settings: LabelSettings, val_fraction: float) -> AnnotatedData:
@@ -56,10 +65,11 @@ def open_coco(place: Place, settings: LabelSettings, val_fraction: float) -> Ann
     problems = [problem for file in files for problem in file.problems]
     images: list[AnnotatedImage] = []
     for file in files:
-        # A folder's name says the split where each split has one: train/_annotations.coco.json.
-        folder = PurePosixPath(file.uri).parent.name if len(files) > 1 else ""
-        split = split_of(storage.name_of(file.uri)) or split_of(folder) or ""
-        images += _images(file, split, class_ids, settings, problems)
+        split = split_of(storage.name_of(file.uri)) or ""
+        if not split and len(files) > 1:  # a folder says it, where each split has one
+            folders = file.uri.removeprefix(place.uri).split("/")[:-1]
+            split = next(filter(None, map(split_of, folders)), "")
+        images += _images(place, file, split, class_ids, settings, problems)
     kept = _distinct(images, problems)
     splits = {image.name: image.split for image in kept}
     if not any(splits.values()):
@@ -79,24 +89,28 @@ def _json_files(place: Place) -> list[str]:
     """The file itself, or those in the usual places; `instances…` rather than others."""
     if place.suffix == ".json":
         return [place.uri]
-    folders: list[tuple[str, Sequence[str]]] = []
-    if _ANNOTATIONS in place.names:
-        uri = place.join(_ANNOTATIONS)
-        folders.append((uri, storage.list_names(uri)))
-    folders.append((place.uri, place.names))
-    found = _first_json(folders)
+    found = _first_json(_usual(place))
     if found:
         return found
     inside = [place.join(name) for name in place.names if "." not in name and split_of(name)]
-    return [uri for folder in inside for uri in _first_json([(folder, storage.list_names(folder))])]
+    return [uri for folder in inside for uri in _first_json(_usual(Place.look(folder)))]
+
+
+def _usual(place: Place) -> Iterator[tuple[str, Sequence[str]]]:
+    """The folders where JSON files lie, with what they hold."""
+    if _ANNOTATIONS in place.names:
+        uri = place.join(_ANNOTATIONS)
+        yield uri, storage.list_names(uri)
+    yield place.uri, place.names
 
 
 def _first_json(folders: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
     for folder, names in folders:
         found = [n for n in names if n.lower().endswith(".json") and not n.startswith(".")]
         instances = [name for name in found if name.startswith("instances")]
+        named = [name for name in found if _is_named(name)]
         if found:
-            return [storage.join(folder, name) for name in instances or found]
+            return [storage.join(folder, name) for name in instances or named or found]
     return []
 
 
@@ -126,6 +140,7 @@ def _classes(files: list[CocoFile], class_ids: dict[Id, int]) -> Classes:
 
 
 def _images(
+    place: Place,
     file: CocoFile,
     split: str,
     class_ids: dict[Id, int],
@@ -133,38 +148,67 @@ def _images(
     problems: list[Problem],
 ) -> Iterator[AnnotatedImage]:
     """The images whose files are there."""
-    inside = []
-    for image in file.images.values():
+    images = list(file.images.values())
+    root = _image_root(place, file, images, settings)
+    paths = _paths(images, storage.list_paths(root) if images else [])
+    names = unique_names(list(paths.values()))
+    for image in images:
         where = f"{file.uri} image {image.id}"
-        relative = PurePosixPath(image.file_name)
-        if relative.is_absolute() or ".." in relative.parts or "://" in image.file_name:
-            what = f"has the file_name {image.file_name}, outside of the folder of its images"
+        if image.id in paths:
+            yield AnnotatedImage(
+                name=names[paths[image.id]],
+                split=split,
+                image_uri=storage.join(root, paths[image.id]),
+                instances_uri=file.uri,
+                semantic_uri=None,
+                attributes={},
+                format="coco",
+                annotation=_annotation(file, image, class_ids),
+            )
+        elif _is_inside(image.file_name):
+            what = f"is {_normal(image.file_name)}, which is not in {root}"
             problems.append(Problem(where, what))
         else:
-            inside.append(image)
-    root = _image_root(file, inside, settings)
-    there = set(storage.list_paths(root)) if inside else set()
-    names = unique_names([str(PurePosixPath(image.file_name)) for image in inside])
-    for image in inside:
-        path = str(PurePosixPath(image.file_name))
-        if path not in there:
-            where = f"{file.uri} image {image.id}"
-            problems.append(Problem(where, f"is {path}, which is not in {root}"))
-            continue
-        yield AnnotatedImage(
-            name=names[path],
-            split=split,
-            image_uri=storage.join(root, path),
-            instances_uri=file.uri,
-            semantic_uri=None,
-            attributes={},
-            format="coco",
-            annotation=_annotation(file, image, class_ids),
-        )
+            what = f"has the file_name {image.file_name}, outside of the folder of its images"
+            problems.append(Problem(where, what))
 
 
-def _image_root(file: CocoFile, images: list[CocoImage], settings: LabelSettings) -> str:
-    """The first usual folder where one of the first images is."""
+def _paths(images: list[CocoImage], there: list[str]) -> dict[Id, str]:
+    """Image id → path of its file below the folder, of images that have one.
+
+    That is the file_name itself, or else the only file of that name, whatever its folder: tools
+    write where images lay when they were annotated.
+    """
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in there:
+        by_name[storage.name_of(path)].append(path)
+    found = {}
+    for image in images:
+        path = _normal(image.file_name)
+        candidates = by_name.get(storage.name_of(path), [])
+        if _is_inside(image.file_name) and path in candidates:
+            found[image.id] = path
+        elif len(candidates) == 1:
+            found[image.id] = candidates[0]
+    return found
+
+
+def _normal(file_name: str) -> str:
+    """With the slashes of a path below a folder; Windows writes others."""
+    return str(PurePosixPath(file_name.replace("\\", "/")))
+
+
+def _is_inside(file_name: str) -> bool:
+    """Whether it is a path below the folder of the images."""
+    path = PurePosixPath(_normal(file_name))
+    return not path.is_absolute() and ".." not in path.parts and "://" not in file_name
+
+
+def _image_root(
+    place: Place, file: CocoFile, images: list[CocoImage], settings: LabelSettings
+) -> str:
+    """The first usual folder where one of the first images is, or where all folders are looked
+    through for it."""
     if settings.images is not None:
         return storage.absolute(settings.images)
     here = file.uri.rpartition("/")[0]
@@ -173,17 +217,25 @@ def _image_root(file: CocoFile, images: list[CocoImage], settings: LabelSettings
     split = split_of(stem)
     folders = [*_IMAGE_FOLDERS, stem, f"images/{stem}"]
     folders += [split, f"images/{split}"] if split else []
+    tried = [_normal(image.file_name) for image in images[:_TRIED]]
+    inside = [path for path in tried if _is_inside(path)]
     roots = [
         storage.join(base, f) if f else base for base in (here, above) if base for f in folders
     ]
     for root in roots:
-        for image in images[:_TRIED]:
-            if storage.exists(storage.join(root, image.file_name)):
-                return root
+        if any(storage.exists(storage.join(root, path)) for path in inside):
+            return root
     if not images:
         return here
+    whole = place.uri
+    if place.is_file:
+        whole = above if above and storage.name_of(here) == _ANNOTATIONS else here
+    names = set(map(storage.name_of, tried))
+    for base in dict.fromkeys((here, whole)):
+        if any(storage.name_of(path) in names for path in storage.list_paths(base)):
+            return base
     raise DataError(
-        f"{file.uri}: {images[0].file_name} is in none of {', '.join(folders[1:])} beside it; "
+        f"{file.uri}: there is no {storage.name_of(tried[0])} below {whole}; "
         "say where its images are with --labels.images"
     )
 
@@ -228,19 +280,20 @@ def read_coco_label(
     height, width = _size(image, record["size"], shape)
     ground = np.zeros((height, width), np.uint8)
     shapes: list[Shape] = []
-    unseen = 0
+    unseen = crowds = 0
     for number, class_id, annotation in record["annotations"]:
         where = f"{image.instances_uri} annotations[{number}]"
         drawn = draw(annotation["segmentation"], class_id, height, width, where)
         if drawn is None:
             unseen += 1
         elif crowd_flag(annotation.get("iscrowd")):
+            crowds += 1
             box = drawn.box
             ground[box.y0 : box.y1, box.x0 : box.x1][drawn.mask] = VOID
         else:
             shapes.append(drawn)
-    label = compose(shapes, ground)
-    return replace(label, remarks=(Remark(UNSEEN, unseen),)) if unseen else label
+    remarks = tuple(Remark(what, n) for what, n in ((UNSEEN, unseen), (CROWDS, crowds)) if n)
+    return replace(compose(shapes, ground), remarks=remarks)
 
 
 def _size(

@@ -13,14 +13,17 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.errors import DataError
-from pipeline.labels.coco_masks import segmentation_problem
+from pipeline.labels.coco_masks import NO_SHAPE, segmentation_problem
 from pipeline.records import Problem
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _KEYS = ("images", "annotations", "categories")
+_BEGINNING = re.compile(rb'\s*\{\s*"(info|licenses|images|annotations|categories)"\s*:\s*[\[{]')
+_HEADER = 1024  # bytes
 _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _CROWD = {"0": False, "0.0": False, "false": False, "none": False,
           "1": True, "1.0": True, "true": True}  # fmt: skip
+_CLOSED_BY = {"[": "]", "{": "}"}
 _IDS = " (ids are whole numbers or text)"
 
 Id = int | str
@@ -54,6 +57,8 @@ class CocoFile:
 
     uri: str
     categories: dict[Id, str] = field(default_factory=dict)
+    above: dict[Id, str] = field(default_factory=dict)
+    """Supercategories by category."""
     images: dict[Id, CocoImage] = field(default_factory=dict)
     annotations: dict[Id, list[CocoAnnotation]] = field(default_factory=lambda: defaultdict(list))
     """By image."""
@@ -63,6 +68,12 @@ class CocoFile:
 
     def report(self, key: str, number: int, what: str) -> None:
         self.problems.append(Problem(f"{self.uri} {key}[{number}]", what))
+
+
+def has_coco_keys(uri: str) -> bool:
+    """Whether a file begins as COCO's do, of whatever name."""
+    with storage.open_seekable(uri) as file:
+        return _BEGINNING.match(file.read(_HEADER)) is not None
 
 
 def read_coco(uri: str) -> CocoFile:
@@ -81,7 +92,13 @@ def read_coco(uri: str) -> CocoFile:
     missing = [key for key in _KEYS if key not in seen]
     if missing:
         raise DataError(f"{uri} is not a COCO instances file: it has no {missing[0]}")
+    if found.problems and not found.annotations and {p.what for p in found.problems} == {NO_SHAPE}:
+        raise DataError(
+            f"{uri} has no segmentation in any of {len(found.problems):,} annotations, as for "
+            "detection by boxes; export it as instance segmentation"
+        )
     _drop_dangling(found)
+    _drop_umbrella(found)
     return found
 
 
@@ -89,6 +106,8 @@ def _collect(text: str, found: CocoFile) -> set[str]:
     """Add every entry to what is found; returns the keys of the lists that are there."""
     seen = set()
     for key, number, element, source in _elements(text):
+        if number < 0 and source:  # no list
+            continue
         seen.add(key)
         if key not in _KEYS or number < 0:
             continue
@@ -109,6 +128,8 @@ def _add_category(found: CocoFile, number: int, element: dict[str, Any]) -> None
         found.report("categories", number, f"has no id and name{_IDS}")
     elif found.categories.setdefault(id, name) != name:
         found.report("categories", number, f"has the id {id} of another category")
+    else:
+        found.above[id] = str(element.get("supercategory"))
 
 
 def _add_image(found: CocoFile, number: int, element: dict[str, Any]) -> None:
@@ -127,6 +148,11 @@ def _add_image(found: CocoFile, number: int, element: dict[str, Any]) -> None:
 
 
 def _add_annotation(found: CocoFile, number: int, element: dict[str, Any], text: str) -> None:
+    if "segments_info" in element:
+        raise DataError(
+            f"{found.uri} is COCO's panoptic format, whose masks are PNG files; panopticapi's "
+            "panoptic2detection_coco_format.py makes an instances file of it"
+        )
     image_id, category_id = _id(element.get("image_id")), _id(element.get("category_id"))
     problem = segmentation_problem(element.get("segmentation"))
     if problem is not None:
@@ -158,6 +184,15 @@ def _drop_dangling(found: CocoFile) -> None:
         found.annotations[image_id] = kept
 
 
+def _drop_umbrella(found: CocoFile) -> None:
+    """Without the category that Roboflow puts over all others, which no annotation has."""
+    used = {one.category_id for some in found.annotations.values() for one in some}
+    for id, name in list(found.categories.items()):
+        below = [one for one, above in found.above.items() if above == name and one != id]
+        if below and id not in used and found.above.get(id) == "none":
+            del found.categories[id]
+
+
 def crowd_flag(value: object) -> bool | None:
     """Whether `iscrowd` says so, as a number, as true or false, or as text; None if neither."""
     return _CROWD.get(str(value).lower())
@@ -181,25 +216,31 @@ def _length(value: object) -> int | None:
 def _elements(text: str) -> Iterator[tuple[str, int, Any, str]]:
     """(key, place, value, its text) of every element of the lists of a JSON object.
 
-    A value that is no list comes as a whole, at place -1.
+    A list may be an object, whose keys say nothing that its elements don't, as LIVECell has its
+    annotations. A value that is neither comes as a whole, at place -1.
     """
     decode = json.JSONDecoder().raw_decode
     at = _expect(text, 0, "{")
     while text[at : at + 1] != "}":
         key, at = decode(text, at)
         at = _expect(text, at, ":")
-        if text[at : at + 1] != "[":
+        opened = text[at : at + 1]
+        if opened not in _CLOSED_BY:
             value, end = decode(text, at)
             yield str(key), -1, value, text[at:end]
             at = _next(text, end, "}")
             continue
-        at = _expect(text, at, "[")
+        closed = _CLOSED_BY[opened]
+        at = _expect(text, at, opened)
         yield str(key), -1, None, ""
         number = 0
-        while text[at : at + 1] != "]":
+        while text[at : at + 1] != closed:
+            if opened == "{":
+                _, at = decode(text, at)
+                at = _expect(text, at, ":")
             value, end = decode(text, at)
             yield str(key), number, value, text[at:end]
-            at, number = _next(text, end, "]"), number + 1
+            at, number = _next(text, end, closed), number + 1
         at = _next(text, at + 1, "}")
     if _after_space(text, at + 1) != len(text):
         raise json.JSONDecodeError("more after its end", text, at + 1)

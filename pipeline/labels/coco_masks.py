@@ -14,6 +14,7 @@ from pycocotools import mask as coco_mask
 from pipeline.errors import DataError
 from pipeline.labels.compose import Shape, tight_shape
 
+NO_SHAPE = "has no segmentation"
 _OVERHANG = 1.0  # image sizes that a polygon may reach beyond the image
 
 
@@ -22,7 +23,7 @@ def segmentation_problem(segmentation: object) -> str | None:
     if isinstance(segmentation, dict):
         return _rle_problem(segmentation)
     if not isinstance(segmentation, list) or not segmentation:
-        return "has no segmentation"
+        return NO_SHAPE
     for polygon in segmentation:
         if not isinstance(polygon, list):
             return "has a polygon that is no list of coordinates"
