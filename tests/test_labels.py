@@ -93,7 +93,7 @@ def test_problems_are_one_line_that_names_the_file(folder: Path) -> None:
 
     save(folder / "labels/im3.png", np.zeros((40, 51), np.uint16))
     assert problem() == f"{uri}/labels/im3.png is 40 x 51, its image 40 x 50"
-    save(folder / "labels/im3.png", np.zeros((40, 50, 3), np.uint8))
+    save(folder / "labels/im3.png", np.tile(np.uint8([1, 2, 3]), (40, 50, 1)))
     assert "labels/im3.png takes one channel of integer ids, not 3 of uint8" in problem()
     (folder / "labels/im3.png").write_bytes(b"")
     assert "labels/im3.png the file has no bytes" in problem()

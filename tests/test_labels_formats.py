@@ -6,7 +6,7 @@ import struct
 import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import fsspec
 import numpy as np
@@ -551,6 +551,93 @@ def test_one_file_is_split_by_name_and_an_image_may_have_no_object(tmp_path: Pat
     assert all(not label.instances.any() for label in labels(data).values())
 
 
+# Object ids
+
+
+IDS = blocks((2, 2, 8, 9), (10, 3, 15, 12), (12, 20, 20, 29))
+IN_SPLITS = {"train": "train", "val": "val"}
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "given", "splits"),
+    [
+        ("{}/images/{}.png", "{}/labels/{}.png", "auto", IN_SPLITS),
+        ("images/{}/{}.png", "labels/{}/{}.tif", "auto", IN_SPLITS),
+        ("{}/images/{}.tif", "{}/masks/{}.tif", "folder", IN_SPLITS),  # StarDist's
+        ("{}/{}_img.png", "{}/{}_masks.png", "auto", {"train_img": "train", "val_img": "val"}),
+        ("{0}{1}.png", "{0}{1}_cp_masks.png", "auto", None),  # Cellpose's
+        ("images/{0}{1}.png", "labels/{0}{1}_label.tif", "auto", None),
+    ],
+)
+def test_object_ids_are_found_where_tools_keep_them(
+    tmp_path: Path, image: str, label: str, given: Any, splits: dict[str, str] | None
+) -> None:
+    for i, split in enumerate(("train", "val")):
+        save(tmp_path / image.format(split, split), picture(i))
+        save(tmp_path / label.format(split, split), IDS.astype(np.uint16))
+    data = open_data(str(tmp_path), LabelSettings(format=given)).check()
+    assert data.format == "folder"
+    assert len(data.images) == 2
+    if splits:
+        assert {one.name: one.split for one in data.images} == splits
+    assert all(np.array_equal(one.instances, IDS) for one in labels(data).values())
+
+
+def test_maps_of_classes_or_of_objects_are_asked_for_where_names_do_not_say(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for name in "ab":
+            save(tmp_path / split / f"images/{name}.png", picture(0))
+            save(tmp_path / split / f"masks/{name}.png", IDS.astype(np.uint8))
+    with pytest.raises(DataError, match=r"write classes.txt.*object ids, --labels.format folder"):
+        open_data(str(tmp_path))
+    (tmp_path / "classes.txt").write_text("background\na\nb\nc\n")
+    data = open_data(str(tmp_path)).check()
+    assert data.format == "semantic"
+    assert {one.name: one.split for one in data.images} == {
+        "a": "train", "b": "train", "val/a": "val", "val/b": "val"
+    }  # fmt: skip
+    assert all(np.array_equal(one.semantic, IDS) for one in labels(data).values())
+
+
+def test_ids_may_be_saved_as_colours(tmp_path: Path) -> None:
+    """All channels alike, or, as BBBC039 has them, only the first."""
+    for name, channels in (("a", [1, 1, 1]), ("b", [1, 0, 0])):
+        save(tmp_path / f"images/{name}.png", picture(0))
+        save(tmp_path / f"labels/{name}.png", (IDS[..., None] * channels).astype(np.uint8))
+    found = labels(open_data(str(tmp_path)).check())
+    assert all(np.array_equal(one.instances, IDS) for one in found.values())
+
+
+@pytest.mark.parametrize(
+    ("ids", "is_told"),
+    [
+        (IDS, False),
+        (IDS + 1, True),  # no background
+        ((IDS == 1) * 255, True),
+        ((IDS > 0) * 1, True),
+        ((IDS == 1) * 1, False),
+        (IDS * 0, False),
+    ],
+)
+def test_ids_that_look_like_classes_are_told(
+    tmp_path: Path, ids: np.ndarray, is_told: bool
+) -> None:
+    save(tmp_path / "images/a.png", picture(0))
+    save(tmp_path / "labels/a.png", ids.astype(np.uint8))
+    (label,) = labels(open_data(str(tmp_path)).check()).values()
+    assert [remark.what[:38] for remark in label.remarks] == (
+        ["object ids that look like classes: the"] * is_told
+    )
+
+
+def test_labels_of_no_image_are_told(tmp_path: Path) -> None:
+    """The image may be of a kind that is not read."""
+    write_folder(tmp_path)
+    (tmp_path / "images/c.png").rename(tmp_path / "images/c.bmp")
+    (note,) = open_data(str(tmp_path)).check().notes
+    assert str(note) == f"{tmp_path}/labels holds 1 maps of which there is no image in images/: c"
+
+
 # Class maps
 
 
@@ -679,6 +766,19 @@ def test_class_lists_as_people_write_them(tmp_path: Path, file: str, text: str) 
     assert [(one.id, one.name, one.kind) for one in open_data(str(tmp_path)).classes] == [
         (0, "background", "background"), (1, "road", "stuff"), (2, "tree", "stuff")
     ]  # fmt: skip
+
+
+def test_a_jpeg_tells_two_classes_in_black_and_white(tmp_path: Path) -> None:
+    ids = (class_ids() == 1).astype(np.uint8)
+    save(tmp_path / "images/a.png", picture(0))
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(ids * 255).convert("RGB").save(tmp_path / "masks/a.jpg", quality=50)
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nsky,0,0,0\nroad,255,255,255\n")
+    (label,) = labels(open_data(str(tmp_path)).check()).values()
+    assert np.array_equal(label.semantic, ids)
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nsky,0,0,0\nroad,254,254,254\n")
+    with pytest.raises(DataError, match=r"a.jpg is a JPEG, which does not keep values"):
+        labels(open_data(str(tmp_path)).check())
 
 
 def test_a_palette_maps_more_colours_than_there_are_classes(tmp_path: Path) -> None:

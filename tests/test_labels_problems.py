@@ -345,6 +345,9 @@ def test_object_ids(tmp_path: Path) -> None:
     save(tmp_path / "labels/d.tif", np.full((H, W), 0.5, np.float32))
     assert "labels/d.tif takes one channel of integer ids, not 1 of float32" in one_line(tmp_path)
     (tmp_path / "labels/d.tif").unlink()
+    Image.fromarray(blocks((2, 2, 8, 9)).astype(np.uint8)).save(tmp_path / "labels/d.jpg")
+    assert "labels/d.jpg is a JPEG, which does not keep ids" in one_line(tmp_path)
+    (tmp_path / "labels/d.jpg").unlink()
     gray = np.where(blocks((2, 2, 8, 9)) > 0, 80, 0).astype(np.uint8)
     Image.fromarray(255 - gray).quantize(4).save(tmp_path / "labels/d.png")
     assert one_line(tmp_path).endswith("is not black; save plain integers")
@@ -371,6 +374,30 @@ def test_data_of_no_format_and_of_two(tmp_path: Path) -> None:
         one_line(tmp_path)
     )
     assert open_data(str(tmp_path), LabelSettings(format="cityscapes")).images
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("a.json", "a.json: export as COCO, which is one JSON file for many images"),
+        ("train/labels/a.txt", "train/labels/a.txt: export as COCO instead of YOLO's text files"),
+        ("a_seg.npy", "a_seg.npy: let Cellpose save the masks"),
+        ("Train/Labels/a.mat", "Labels/a.mat: save each image and each map of object ids as PNG"),
+        ("Annotations/a.xml", "Annotations/a.xml: draw its outlines as label images"),
+        ("gtFine_trainvaltest/gtFine/a", "/gtFine_trainvaltest: put leftImg8bit/ and gtFine/"),
+    ],
+)
+def test_annotations_that_are_not_read_are_recognised(tmp_path: Path, file: str, line: str) -> None:
+    save(tmp_path / "images/a.png", picture(0))
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("{}")
+    assert f"holds annotations of no known format, but {tmp_path}" in one_line(tmp_path)
+    assert line in one_line(tmp_path)
+
+
+def test_data_one_folder_below_is_pointed_at(tmp_path: Path) -> None:
+    write_masks(tmp_path / "stage1_train")
+    assert one_line(tmp_path).endswith(f"but {tmp_path}/stage1_train does (masks): give that")
 
 
 def test_class_maps_where_object_ids_are_expected(tmp_path: Path) -> None:

@@ -272,7 +272,8 @@ def test_void_is_told_from_background() -> None:
     assert problem == (
         "data labels nothing but background in the images of the split train; 25% of their pixels "
         "are void (the value 255 means not labelled: --labels.void names another, and a class "
-        "list with colours says what each stands for)"
+        "list with colours says what each stands for: class_dict.csv with name,r,g,b, such as "
+        "cell,255,255,255)"
     )
     problem, note = lines([good, facts_of(nothing, "val")])
     assert problem == "data labels nothing in the images of the split val: every pixel is void"

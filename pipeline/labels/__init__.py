@@ -9,7 +9,7 @@ from dataclasses import replace
 from pipeline.config import VAL_FRACTION, LabelSettings
 from pipeline.errors import DataError
 from pipeline.images.reader import is_turned
-from pipeline.labels import cityscapes, coco, folder, manifest, masks, semantic
+from pipeline.labels import cityscapes, coco, folder, foreign, manifest, masks, semantic
 from pipeline.labels.base import AnnotatedData, Format, Place
 from pipeline.labels.files import decode_file, read_file
 from pipeline.records import AnnotatedImage, Classes, Label, Remark, Sample
@@ -82,5 +82,21 @@ def _detect(place: Place) -> str:
             f"{place.uri} could be of the formats {' and '.join(fitting)}; "
             f"say which with --labels.format"
         )
+    raise DataError(f"{place.uri} holds annotations of no known format{_instead(place)}")
+
+
+def _instead(place: Place) -> str:
+    """What to do about it, as the rest of a sentence."""
+    below = list(foreign.folders_below(place))
+    for inside in below[1:]:
+        fitting = next((name for name, kind in FORMATS.items() if kind.fits(inside)), None)
+        if fitting:
+            return f", but {inside.uri} does ({fitting}): give that"
+    found = next(filter(None, map(foreign.advice, below)), None)
+    if found:
+        return f", but {found}"
     known = "; ".join(f"{name}: {kind.looks_for}" for name, kind in FORMATS.items())
-    raise DataError(f"{place.uri} holds annotations of no known format. Looked for: {known}")
+    return (
+        f". Looked for: {known}, which names the files of any other layout (and instances or "
+        "semantic, and split)"
+    )

@@ -6,54 +6,74 @@
     classes.yaml          the classes; needed with semantic/
     manifest.csv          optional: name, split, and further columns
 
+The same for each split, as train/images/ and train/labels/ or as images/train/ and labels/train/,
+and Cellpose's pairs of x.png and x_masks.png. Object ids in masks/ are read where the format is
+named: other data sets have class maps there.
+
 Without classes.yaml there is one class of things, named `object`.
 """
 
+from dataclasses import dataclass
+
 from pipeline.config import LabelSettings
 from pipeline.errors import DataError
-from pipeline.images.signatures import READABLE
 from pipeline.labels.base import AnnotatedData, Format, Place
-from pipeline.labels.classes import LIST_FILES, classes_or_object
+from pipeline.labels.classes import classes_or_object
 from pipeline.labels.files import by_stem
 from pipeline.labels.manifest import is_manifest
 from pipeline.labels.maps import read_maps
-from pipeline.labels.splits import named_splits
+from pipeline.labels.pairs import (
+    OBJECT_MAPS,
+    SEMANTIC,
+    Pair,
+    are_objects,
+    distinct_name,
+    find_pairs,
+    match,
+)
+from pipeline.labels.splits import splits_of_folders
 from pipeline.records import AnnotatedImage, Problem
 
 
 def fits(place: Place) -> bool:
     """images/ with labels/ or semantic/, where nothing speaks for another format."""
-    is_other = set(LIST_FILES) & set(place.names) or is_manifest(place)
-    has_both = "images" in place.names and {"labels", "semantic"} & set(place.names)
-    return bool(has_both) and not is_other
+    return are_objects(place) and not is_manifest(place)
 
 
 def open_folder(place: Place, settings: LabelSettings, val_fraction: float) -> AnnotatedData:
     """Find the images, labels, classes and splits of an annotated folder."""
     problems: list[Problem] = []
     notes: list[Problem] = []
-    images = by_stem(place.join("images"), problems)
-    if not images:
-        raise DataError(f"{place.join('images')} holds no {READABLE} image")
-    instances = by_stem(place.join("labels"), problems)
-    semantic = by_stem(place.join("semantic"), problems)
-    listed = classes_or_object(place, settings, bool(semantic))
+    pairs = find_pairs(place, OBJECT_MAPS)
+    if not pairs:
+        raise DataError(f"{place.uri} has no folder of images with one of labels: {LOOKS_FOR}")
+    files: dict[str, _Files] = {}
+    for pair in pairs:
+        for name, one in _files(place, pair, problems, notes).items():
+            name = distinct_name(name, pair, files)
+            if name in files:
+                problems.append(Problem(one.image, f"has the name of {files[name].image}"))
+            files[name] = one
+    has_semantic = any(one.semantic for one in files.values())
+    listed = classes_or_object(place, settings, has_semantic)
+    said = {name: one.pair.split for name, one in files.items()}
     found = []
-    for name, row in named_splits(place, images, val_fraction, problems, notes).items():
-        if name not in instances and name not in semantic:
-            what = f"has no label: neither labels/{name}.* nor semantic/"
-            problems.append(Problem(images[name], what))
-        elif semantic and name not in semantic:
-            what = f"has no class map: semantic/{name}.* is missing"
-            problems.append(Problem(images[name], what))
+    for name, row in splits_of_folders(place, said, val_fraction, problems, notes).items():
+        one = files[name]
+        if not one.instances and not one.semantic:
+            what = f"has no label: neither {one.pair.maps_folder}{name}.* nor {SEMANTIC}/"
+            problems.append(Problem(one.image, what))
+        elif has_semantic and not one.semantic:
+            what = f"has no class map: {SEMANTIC}/{name}.* is missing"
+            problems.append(Problem(one.image, what))
         else:
             found.append(
                 AnnotatedImage(
                     name=name,
                     split=row["split"],
-                    image_uri=images[name],
-                    instances_uri=instances.get(name),
-                    semantic_uri=semantic.get(name),
+                    image_uri=one.image,
+                    instances_uri=one.instances,
+                    semantic_uri=one.semantic,
                     attributes={k: v for k, v in row.items() if k not in ("name", "split")},
                     format="folder",
                     annotation=listed.legend.to_json(),
@@ -70,8 +90,33 @@ def open_folder(place: Place, settings: LabelSettings, val_fraction: float) -> A
     )
 
 
+@dataclass(frozen=True)
+class _Files:
+    pair: Pair
+    image: str
+    instances: str | None
+    semantic: str | None
+
+
+def _files(
+    place: Place, pair: Pair, problems: list[Problem], notes: list[Problem]
+) -> dict[str, _Files]:
+    """The files of each image in a pair of folders, with its class map in a third."""
+    matched = match(place, pair, problems, notes)
+    if SEMANTIC in pair.maps:
+        return {name: _Files(pair, image, None, one) for name, (image, one) in matched.items()}
+    semantic: dict[str, str] = {}
+    if pair.maps != pair.images:
+        beside = [SEMANTIC if part in OBJECT_MAPS else part for part in pair.maps]
+        semantic = by_stem(place.join(*beside), problems)
+    return {
+        name: _Files(pair, image, one, semantic.get(name)) for name, (image, one) in matched.items()
+    }
+
+
+LOOKS_FOR = "images/ with labels/ (object ids) or semantic/ (class ids), also with train/, val/"
 FORMAT = Format(
-    looks_for="images/ with labels/ (object ids) or semantic/ (class ids)",
+    looks_for=LOOKS_FOR,
     settings=frozenset({"classes", "palette", "void"}),
     fits=fits,
     open=open_folder,

@@ -5,11 +5,12 @@ Legend: H height, W width.
 
 from typing import Any
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
-from pipeline.images.reader import has_palette
+from pipeline.images.reader import detect_format, has_palette
 from pipeline.labels.files import decode, decode_file, read_file
 from pipeline.labels.legend import Color, Legend, Used, classes_meant
 from pipeline.records import (
@@ -24,6 +25,11 @@ from pipeline.records import (
 )
 
 BY_COLOUR = Remark("class maps that are read by their colours, since their values say others")
+AS_CLASSES = Remark(
+    "object ids that look like classes: they leave no background, or are one id, in several pieces "
+    "or 255 (if they are classes, or masks of 0 and 255, --labels.format semantic with a class "
+    "list reads them)"
+)
 _LARGEST_KEPT = 2**16 - 1  # higher ids are renumbered: tables by id stay small, float32 is exact
 
 
@@ -43,6 +49,7 @@ def read_maps(
         legend = Legend.from_json(image.annotation)
         semantic, remarks = read_semantic(image.semantic_uri, known, classes, void, legend)
     if semantic is None and instances is not None:
+        remarks = (AS_CLASSES,) if _look_like_classes(instances) else ()
         background = next((c.id for c in classes if c.kind == "background"), 0)
         semantic = np.where(instances > 0, thing_ids(classes)[0], background).astype(np.uint8)
     if semantic is None:
@@ -50,6 +57,15 @@ def read_maps(
     if instances is None:
         instances = np.zeros(semantic.shape, np.int32)
     return Label(semantic, instances, remarks=remarks)
+
+
+def _look_like_classes(ids: InstanceMap) -> bool:
+    most = int(ids.max(initial=0))
+    if most == 0:
+        return False
+    is_one = bool(np.isin(ids, (0, most)).all())
+    pieces = int(cc3d.connected_components(ids > 0, connectivity=8).max()) if is_one else 0
+    return bool(ids.all()) or (is_one and (most == 255 or pieces > 1))
 
 
 def read_instances(uri: str, shape: tuple[int, ...] | None) -> InstanceMap:
@@ -61,6 +77,10 @@ def read_instances(uri: str, shape: tuple[int, ...] | None) -> InstanceMap:
     data = read_file(uri)
     pixels = decode_file(data, uri, as_indices=True)
     _check_shape(uri, pixels, shape)
+    if detect_format(data) == "JPEG":
+        raise DataError(f"{uri} is a JPEG, which does not keep ids as they were; save PNG or TIFF")
+    if pixels.shape[-1] == 3 and not pixels[..., 1:].any():
+        pixels = pixels[..., :1]  # as BBBC039 has them
     ids: NDArray[np.integer] = _one_channel(uri, pixels)
     if has_palette(data):
         _check_palette(uri, ids, decode_file(data, uri))
@@ -97,6 +117,8 @@ def read_semantic(
     data = read_file(uri)
     pixels = decode_file(data, uri, as_indices=True)
     _check_shape(uri, pixels, shape)
+    if detect_format(data) == "JPEG":
+        pixels = _without_traces(pixels, uri, legend)
     if legend.colours and pixels.shape[-1] == 3 and pixels.dtype == np.uint8:
         return _from_colours(pixels.astype(np.uint32), uri, legend), ()
     ids = _one_channel(uri, pixels)
@@ -107,6 +129,16 @@ def read_semantic(
     table[list(used.values)] = meant
     is_doubtful = meant != used.by_value and None not in used.by_value
     return table[ids], (BY_COLOUR,) if is_doubtful else ()
+
+
+def _without_traces(pixels: NDArray[Any], uri: str, legend: Legend) -> NDArray[Any]:
+    """A JPEG in black and white as it was meant; of others, what is beside an edge is lost."""
+    if {color for color, _ in legend.colours} != {(0, 0, 0), (255, 255, 255)}:
+        raise DataError(
+            f"{uri} is a JPEG, which does not keep values as they were; save PNG or TIFF (two "
+            "classes are read where the class list has the colours 0,0,0 and 255,255,255)"
+        )
+    return np.where(pixels >= 128, 255, 0).astype(np.uint8)
 
 
 def _used(
@@ -147,7 +179,8 @@ def _one_channel(uri: str, pixels: NDArray[np.generic]) -> NDArray[np.integer]:
         whole: NDArray[np.int64] = np.nan_to_num(ids, nan=-1, posinf=-1, neginf=-1).astype(np.int64)
         if np.array_equal(whole, ids):
             return whole
-    if pixels.shape[-1] != 1 or ids.dtype.kind not in "ui":
+    is_gray = pixels.shape[-1] == 3 and bool((pixels == pixels[..., :1]).all())
+    if (pixels.shape[-1] != 1 and not is_gray) or ids.dtype.kind not in "ui":
         raise DataError(
             f"{uri} takes one channel of integer ids, not {pixels.shape[-1]} of {pixels.dtype}"
         )

@@ -35,11 +35,16 @@ _FILES = (".csv", ".yaml", ".yml", ".json", ".txt", ".md", ".zip", ".parquet")
 
 
 def fits(place: Place) -> bool:
-    """One of the first folders holds images/ and masks/."""
+    """One of the first folders holds masks/ and images/ with one image."""
     folders = (place.join(name) for name in place.names if _may_be_folder(name))
-    return any(
-        {"images", "masks"} <= set(storage.list_names(folder)) for folder in islice(folders, _TRIED)
-    )
+    return any(_is_one_image(folder) for folder in islice(folders, _TRIED))
+
+
+def _is_one_image(folder: str) -> bool:
+    """Not a split, with a map an image in masks/."""
+    if not {"images", "masks"} <= set(storage.list_names(folder)):
+        return False
+    return sum(map(is_image, storage.list_names(storage.join(folder, "images")))) <= 1
 
 
 def _may_be_folder(name: str) -> bool:

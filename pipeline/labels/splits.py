@@ -35,6 +35,11 @@ def split_of(word: str) -> str | None:
     return None
 
 
+def is_split(word: str) -> bool:
+    """Whether a name is a split's and nothing else: `valid`, but neither `val2017` nor `val_a`."""
+    return word.lower() in _WORDS
+
+
 def named_splits(
     place: Place,
     names: Iterable[str],
@@ -64,6 +69,20 @@ def named_splits(
     words = {name: row["split"] for name, row in found.items()}
     splits = splits_said(uri, words, val_fraction, problems)
     return {name: found[name] | {"split": split} for name, split in splits.items()}
+
+
+def splits_of_folders(
+    place: Place,
+    said: dict[str, str | None],
+    val_fraction: float,
+    problems: list[Problem],
+    notes: list[Problem],
+) -> dict[str, dict[str, str]]:
+    """Name → its row, by the split of its folder, or as `named_splits` where one says none."""
+    words = {name: split for name, split in said.items() if split}
+    if len(words) < len(said) or not said:
+        return named_splits(place, said, val_fraction, problems, notes)
+    return {n: {"split": split} for n, split in hold_out(words, val_fraction).items()}
 
 
 def _listed_splits(

@@ -112,7 +112,8 @@ def _on_void(void: int | None) -> str:
         return ""
     return (
         f" (the value {void} means not labelled: --labels.void names another, and a class list "
-        "with colours says what each stands for)"
+        "with colours says what each stands for: class_dict.csv with name,r,g,b, such as "
+        "cell,255,255,255)"
     )
 
 
