@@ -768,6 +768,34 @@ def test_class_lists_as_people_write_them(tmp_path: Path, file: str, text: str) 
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("image", "label", "classes", "content"),
+    [
+        ("default/{}.png", "defaultannot/{}.png", "label_colors.txt", "{1} {2} {3} {0}"),
+        ("JPEGImages/{}.png", "SegmentationClass/{}.png", "labelmap.txt", "{0}:{1},{2},{3}::"),
+        ("{0}/{0}.jpg", "{0}/{0}_mask.png", "{0}/_classes.csv", "{4}, {0}"),
+    ],
+    ids=["CVAT CamVid", "CVAT segmentation mask", "Roboflow"],
+)
+def test_class_maps_as_tools_export_them(
+    tmp_path: Path, image: str, label: str, classes: str, content: str
+) -> None:
+    header = "Pixel Value, Class" if classes.endswith("csv") else "# label:color_rgb:parts:actions"
+    rows = [content.format(k, *rgb, i) for i, (k, rgb) in enumerate(PALETTE.items())]
+    ids = class_ids()
+    for i, split in enumerate(("train", "valid")):
+        as_map = ids if classes.endswith("csv") else colour_map(ids)
+        (tmp_path / image.format(split)).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(i)).save(tmp_path / image.format(split))
+        save(tmp_path / label.format(split), as_map)
+        (tmp_path / classes.format(split)).write_text("\n".join([header, *rows, ""]))
+    data = open_data(str(tmp_path)).check()
+    assert [spec.name for spec in data.classes] == ["sky", "road"]
+    assert {one.split for one in data.images} == {"train", "val"}
+    wanted = np.where(ids == 2, VOID, ids)
+    assert all(np.array_equal(one.semantic, wanted) for one in labels(data).values())
+
+
 def test_a_jpeg_tells_two_classes_in_black_and_white(tmp_path: Path) -> None:
     ids = (class_ids() == 1).astype(np.uint8)
     save(tmp_path / "images/a.png", picture(0))

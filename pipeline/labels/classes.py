@@ -3,9 +3,11 @@
     classes.yaml          classes: [{id, name, kind, color: [r, g, b]}, …], void, void_color
     class_dict.csv        name,r,g,b: ids are row numbers from 0
     label_colors.txt      'r g b name' a line, likewise
+    labelmap.txt          'name:r,g,b:…:…' a line, likewise (CVAT)
     codes.txt             'name' a line, likewise, or 'id name' in every line
+    _classes.csv          Pixel Value, Class (Roboflow, in the folder of each split)
 
-In the last three, rows named void, unlabelled or ignore are no class, but pixels that nobody
+In all but the first, rows named void, unlabelled or ignore are no class, but pixels that nobody
 labelled; a row named background is background, all others are stuff. Of text files, lines that
 begin with # and a header as 'r g b name' say nothing.
 """
@@ -17,19 +19,24 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline import storage
 from pipeline.config import LabelSettings
 from pipeline.errors import DataError, SettingsError
 from pipeline.labels.base import Place
 from pipeline.labels.files import read_rows, read_text
 from pipeline.labels.legend import Color, Legend
+from pipeline.labels.splits import is_split
 from pipeline.parsing import parse_yaml
 from pipeline.records import VOID, Classes, ClassSpec, thing_ids
 
 CLASSES_FILE = "classes.yaml"
-LIST_FILES = ("class_dict.csv", "label_colors.txt", "codes.txt", "classes.txt")
+_COLOUR_FILES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")
+LIST_FILES = (*_COLOUR_FILES, "codes.txt", "classes.txt")
 """Names under which class lists of semantic data sets are found."""
 _VOID_NAMES = {"void", "unlabelled", "unlabeled", "ignore", "ignored"}
 _BACKGROUND_NAMES = {"background", "_background_", "bg"}
+_IN_SPLITS = "_classes.csv"
+_CVAT_LINE = re.compile(r"([^:]+):(\d{1,9}),(\d{1,9}),(\d{1,9}):[^:]*:[^:]*")
 _COLOUR_LINE = re.compile(r"(\d{1,9})[\s,;]+(\d{1,9})[\s,;]+(\d{1,9})[\s,;]+(\S.*)")
 _ID_LINE = re.compile(r"(\d{1,9})[\s,;:.)=-]+([^\s\d].*)")
 _HEADER_LINE = re.compile(
@@ -85,10 +92,11 @@ def find_classes(place: Place, settings: LabelSettings) -> ClassList | None:
         DataError: one line that names the file and what is wrong with it.
     """
     beside = [name for name in (CLASSES_FILE, *LIST_FILES) if name in place.names]
+    beside = beside or [f"{split}/{_IN_SPLITS}" for split in _listing_splits(place)]
     if settings.classes is None and not beside:
         return None
     found = _read_list(settings.classes or place.join(beside[0]))
-    colours = [name for name in beside if name in LIST_FILES[:2]]
+    colours = [name for name in beside if name in _COLOUR_FILES]
     if settings.palette is not None:
         found = _coloured(found, settings.palette)
     elif not found.legend.colours and colours:
@@ -99,6 +107,12 @@ def find_classes(place: Place, settings: LabelSettings) -> ClassList | None:
     if clash:
         raise DataError(f"{found.uri}: the value {found.void} is both void and {clash[0]}")
     return found
+
+
+def _listing_splits(place: Place) -> list[str]:
+    """The folders of splits that have a class list of their own."""
+    splits = filter(is_split, place.names)
+    return [name for name in splits if _IN_SPLITS in storage.list_names(place.join(name))]
 
 
 def classes_or_object(place: Place, settings: LabelSettings, has_semantic: bool) -> ClassList:
@@ -200,6 +214,8 @@ def _read_plain(uri: str) -> list[_Row]:
 def _read_table(uri: str) -> list[_Row]:
     """The rows of a CSV; ids are their places."""
     rows = [{key.lower(): value for key, value in row.items()} for row in read_rows(uri)]
+    if rows and {"pixel value", "class"} <= rows[0].keys():
+        return [_Row(_pixel_value(uri, row), row["class"], None) for row in rows]
     if not rows or not {"name", "r", "g", "b"} <= rows[0].keys():
         raise DataError(f"{uri} needs a header with the columns name, r, g, b")
     for number, row in enumerate(rows, start=1):
@@ -209,12 +225,19 @@ def _read_table(uri: str) -> list[_Row]:
     return [_Row(i, row["name"], colours[i]) for i, row in enumerate(rows)]
 
 
+def _pixel_value(uri: str, row: dict[str, str]) -> int:
+    if not row["pixel value"].isdecimal():
+        raise DataError(f"{uri} has the pixel value {row['pixel value']}, which is no number")
+    return int(row["pixel value"])
+
+
 def _read_lines(uri: str) -> list[_Row]:
-    """The lines of a text file: all 'r g b name', all 'id name', or all names."""
+    """The lines of a text file: all 'r g b name' or CVAT's, all 'id name', or all names."""
     lines = [line.strip() for line in read_text(uri).splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
     if lines and _HEADER_LINE.match(lines[0]):
         del lines[0]
+    lines = [_CVAT_LINE.sub(r"\2 \3 \4 \1", line) for line in lines]
     coloured = [_COLOUR_LINE.fullmatch(line) for line in lines]
     numbered = [_ID_LINE.fullmatch(line) for line in lines]
     # One name may begin with a number; where several do, they are ids, and others are mistakes.
