@@ -233,14 +233,16 @@ def test_files_of_others_in_the_output_stay(trained: str, images: str, tmp_path:
     assert all(path.read_bytes() == b"x" for path in beside)
 
 
-def test_a_manifest_with_a_missing_image(trained: str, tmp_path: Path) -> None:
+def test_a_manifest_with_what_can_not_be_read(trained: str, tmp_path: Path) -> None:
     image = encode_image(make_scene(40, 50, 4, 0).image, "png")
     (tmp_path / "here.png").write_bytes(image)
-    (tmp_path / "list.csv").write_text("uri\nhere.png\ngone.png\n")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "list.csv").write_text("uri\nhere.png\ngone.png\nfolder.png\n")
     given = settings(str(tmp_path / "list.csv"), trained, tmp_path / "out")
     assert predict.work(given) == 0
-    assert sql(tmp_path / "out", "select code, uri from $rejects") == [
-        ("not_found", f"{tmp_path}/gone.png")
+    assert sql(tmp_path / "out", "select code, uri from $rejects order by code") == [
+        ("not_found", f"{tmp_path}/gone.png"),
+        ("unreadable", f"{tmp_path}/folder.png"),
     ]
     assert sql(tmp_path / "out", "select uri from $images") == [(f"{tmp_path}/here.png",)]
 

@@ -10,12 +10,12 @@ from pipeline.config import PredictSettings, ReaderSettings
 from pipeline.distributed.blocks import ReadImage
 from pipeline.distributed.failures import ShardTooLarge, ShardUnreadable
 from pipeline.errors import (
+    CredentialsError,
     ForbiddenError,
     IncompleteError,
     MissingError,
     RejectError,
     StorageError,
-    UnavailableError,
 )
 from pipeline.images.collection import MISSING
 from pipeline.images.reader import Admit, decode_image
@@ -39,7 +39,7 @@ def read_images(images: Sequence[ReadImage], settings: PredictSettings) -> tuple
     with ThreadPoolExecutor(_READ_THREADS) as pool:
         read = partial(_read_image, reader=settings.reader, admit=admit)
         found = list(pool.map(read, images))
-    return tuple(_judge_unavailable(images, found))
+    return tuple(_judge_not_given(images, found))
 
 
 def is_listed_large(shard: Shard, settings: PredictSettings) -> bool:
@@ -65,10 +65,12 @@ class _Admission:
                 raise ShardTooLarge(f"an image of {height} x {width} pixels")
 
 
-def _read_image(
-    image: ReadImage, reader: ReaderSettings, admit: Admit
-) -> ReadImage | UnavailableError:
-    """What became of one image; a fault of the store is not yet the image's own."""
+def _read_image(image: ReadImage, reader: ReaderSettings, admit: Admit) -> ReadImage | StorageError:
+    """What became of one image; a fault of the store is not yet the image's own.
+
+    Raises:
+        CredentialsError: no image can be had.
+    """
     source = image.source
     if image.reject is not None:
         return image
@@ -77,13 +79,13 @@ def _read_image(
             raise RejectError("not_found", "does not exist")
         data = storage.read_bytes(source.uri, source.size if source.size >= 0 else None)
         return ReadImage(source, decode_image(data, source.uri, reader, admit=admit), None)
-    except (RejectError, StorageError) as error:
-        reason = read_reject(source, error)
-        if reason is not None:
-            return rejected(source, "read", reason)
-        if isinstance(error, UnavailableError):
-            return error
+    except CredentialsError:
         raise
+    except RejectError as error:
+        return rejected(source, "read", error)
+    except StorageError as error:
+        reason = read_reject(source, error)
+        return error if reason is None else rejected(source, "read", reason)
 
 
 def read_reject(source: SourceImage, error: RejectError | StorageError) -> RejectError | None:
@@ -107,10 +109,10 @@ def _incomplete(source: SourceImage, error: IncompleteError) -> RejectError:
     return RejectError("incomplete", str(error))
 
 
-def _judge_unavailable(
-    images: Sequence[ReadImage], found: Sequence[ReadImage | UnavailableError]
+def _judge_not_given(
+    images: Sequence[ReadImage], found: Sequence[ReadImage | StorageError]
 ) -> Iterator[ReadImage]:
-    """Faults of the store that outlasted every retry.
+    """Faults of the store that outlasted every retry, or that none would mend: a folder, bad disk.
 
     Where other images of the shard could be read, the store is there, and it is the image. Where
     none could, it may be the store, and nobody's fault: the shard is tried again later.
