@@ -178,8 +178,10 @@ def test_links_are_followed_but_never_in_a_loop(tmp_path: Path) -> None:
     (tmp_path / "a/b/up").symlink_to(tmp_path / "a")
     (tmp_path / "link").symlink_to("a/b/file")
     (tmp_path / "lost").symlink_to("nowhere")
+    (tmp_path / "itself").symlink_to("itself")
     found = {os.path.relpath(file.uri, tmp_path): file.size for file in storage.walk(str(tmp_path))}
-    assert found == {"a/b/file": 2, "link": 2, "lost": -1}
+    assert found == {"a/b/file": 2, "link": 2, "lost": -1, "itself": -1}
+    assert storage.list_paths(str(tmp_path)) == sorted(found)
 
 
 def test_what_a_killed_writer_left_is_seen_by_who_asks_only(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Walk local folders: links to files are followed, links to folders too, but never in a loop."""
 
+import errno
 import os
 from collections.abc import Iterator
 
@@ -16,7 +17,9 @@ def walk(root: str, uri: str) -> Iterator[StoredFile]:
         with named(entry.path, "look up"):
             try:
                 status = entry.stat()
-            except FileNotFoundError:
+            except OSError as error:
+                if not _leads_nowhere(error):
+                    raise
                 if entry.is_symlink():
                     yield StoredFile(entry.path, -1, "missing")
                 continue  # else it was removed since
@@ -51,10 +54,25 @@ def _entries(root: str, uri: str) -> Iterator["os.DirEntry[str]"]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 waiting.append((entry.path, above | {here}))
             else:
                 yield entry
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    with named(entry.path, "look up"):
+        try:
+            return entry.is_dir()
+        except OSError as error:
+            if _leads_nowhere(error):
+                return False
+            raise
+
+
+def _leads_nowhere(error: OSError) -> bool:
+    """Also a link to itself."""
+    return isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP
 
 
 def _read_folder(folder: str, uri: str) -> tuple[list["os.DirEntry[str]"], tuple[int, int]]:
