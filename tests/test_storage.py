@@ -1,5 +1,6 @@
 """The door to files: on local disk and on a real S3 server alike."""
 
+import errno
 import os
 import threading
 import time
@@ -86,7 +87,15 @@ def test_a_body_of_another_size_is_told_with_both(
         storage.read_bytes(f"{place}/a", 7)
 
 
-def test_exclusive_create_has_one_winner(place: str) -> None:
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_exclusive_create_has_one_winner(
+    place: str, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", *paths)
+
+    if not links:  # as on exFAT
+        monkeypatch.setattr(os, "link", refuse)
     with ThreadPoolExecutor(8) as pool:
         for turn in range(10):
             uri = f"{place}/race-{turn}"

@@ -1,5 +1,7 @@
 """Create a file, with exactly one winner of any race."""
 
+import contextlib
+import errno
 import os
 import uuid
 from typing import Any
@@ -12,6 +14,8 @@ from pipeline.storage.files import temporary_beside
 from pipeline.storage.retrying import retried
 
 _WRITER = "tessera-writer"
+_NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What exFAT, some network shares and mounted buckets say to a hard link."""
 
 
 def create_bytes(uri: str, data: bytes) -> bool:
@@ -19,7 +23,8 @@ def create_bytes(uri: str, data: bytes) -> bool:
 
     Of any number of callers that race for a name, one is told True: with a hard link on local
     disks, with a conditional PUT on S3, so `data` must be small enough for a single part
-    (100 MB). Other object stores must support fsspec's `mode="create"`.
+    (100 MB). Other object stores must support fsspec's `mode="create"`. Where a disk knows no hard
+    links, a writer that is killed may leave the file cut short, and nobody else creates it.
     """
     fs, path = open_filesystem(uri)
     if isinstance(fs, LocalFileSystem):
@@ -36,7 +41,26 @@ def _create_local(path: str, data: bytes) -> bool:
             os.link(temporary, path)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            return _create_in_place(path, data)
         return True
+
+
+def _create_in_place(path: str, data: bytes) -> bool:
+    try:
+        file = open(path, "xb")  # noqa: SIM115  # a file that was there must not be removed below
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            file.write(data)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error is the one to be told
+            os.unlink(path)
+        raise
+    return True
 
 
 def _create_s3(fs: Any, path: str, data: bytes, token: str) -> bool:
