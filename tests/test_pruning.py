@@ -126,6 +126,16 @@ def test_a_listing_that_lacks_much_is_not_believed(
 
 
 @pytest.mark.slow
+def test_a_writer_whose_clock_is_ahead_changes_nothing(scene: Scene) -> None:
+    """What was pruned after its run is not missing, though the run is dated later."""
+    (run,) = (scene.output / "_runs").iterdir()
+    run.rename(run.with_name("20990101T000000000000Z-abcdef"))
+    remove(scene, "site-a/0.png")
+    scene.predict(prune=True)
+    assert names(scene.output) == GOOD[1:]
+    scene.assert_whole()
+
+
 def test_images_of_another_input_stay(scene: Scene, tmp_path: Path) -> None:
     write_image(tmp_path / "more/site-a/other.png", 5)
     other = Scene(tmp_path / "more", scene.output, scene.model)

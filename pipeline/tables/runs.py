@@ -10,11 +10,12 @@ _runs/<run>/parts/                 what there is of shards with large images (`p
 _runs/<run>/summary.json           the run is finished
 """
 
+import contextlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, get_args
 
 import pyarrow as pa
@@ -31,6 +32,8 @@ PARTS = "parts"
 """Folder of a run where parts of large images lie until their shard is committed."""
 PLANNED, GONE = "plan", "gone"
 """Folders of a run: the images that it works on, and those whose rows it takes out."""
+_STAMP = "%Y%m%dT%H%M%S%fZ"
+"""Of a time, to the microsecond: of two runs in one second, too, it is known which came later."""
 _PART_ROWS = 1_000_000  # about 60 MB as a file, and 200 in memory
 
 
@@ -146,7 +149,7 @@ class Run:
 
     def add_attempt(self, story: Mapping[str, Any]) -> None:
         """Tell of this attempt."""
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+        stamp = datetime.now(UTC).strftime(_STAMP)
         write_json(storage.join(self.uri, "attempts", f"{stamp}.json"), story)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -180,9 +183,7 @@ def new_run(
         folder: what they are: to be worked on, or gone.
         about: for the `RunSpec`.
     """
-    # To the microsecond: of two runs in one second, too, it is known which one came later.
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    run_id = f"{stamp}-{uuid.uuid4().hex[:6]}"
+    run_id = f"{_next_stamp(dataset)}-{uuid.uuid4().hex[:6]}"
     uri = storage.join(dataset, RUNS, run_id)
     storage.write_bytes(storage.join(uri, "settings.yaml"), settings_yaml.encode())
     parts = rows = shards = 0
@@ -196,6 +197,19 @@ def new_run(
     storage.write_bytes(storage.join(uri, "run.json"), text.encode())
     planned, gone = (parts, 0) if folder == PLANNED else (0, parts)
     return Run(run_id, uri, planned, finished=False, gone_parts=gone)
+
+
+def _next_stamp(dataset: str) -> str:
+    """The time, or just behind that of the newest run, if its writer's clock is ahead of ours.
+
+    So the order of ids is that in which runs held the lease, whatever the clocks say.
+    """
+    now = datetime.now(UTC)
+    for name in storage.list_names(storage.join(dataset, RUNS)):
+        with contextlib.suppress(ValueError):  # somebody else's file
+            then = datetime.strptime(name.partition("-")[0], _STAMP).replace(tzinfo=UTC)
+            now = max(now, then + timedelta(microseconds=1))
+    return now.strftime(_STAMP)
 
 
 def all_runs(dataset: str) -> list[Run]:
