@@ -1,6 +1,7 @@
 """Predict a collection of images and write masks, objects and counts as Parquet."""
 
 import sys
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # Ray and PyTorch are imported when there is work for them
 
 
 _SHOWN_REJECTS = 5
+_MAY_PASS = ("forbidden", "incomplete", "not_found", "unreadable")
+"""Codes of rejects that may be the store's or the credentials' doing, and no image's."""
 
 
 def work(settings: PredictSettings) -> int:
@@ -84,6 +87,7 @@ def _work(
     pruned = _prune(log, job, lease) if settings.prune else 0
     if not done and not pruned:
         log.tell("done", "nothing to do")
+        _tell_what_may_pass(log, job.reject_codes)
     # Of all attempts of a run; and a failure is none the less one when nothing is left to do.
     share = max(rejects / done if done else 0.0, job.reject_share)
     if share > settings.max_reject_share:
@@ -174,7 +178,7 @@ def _tell_plan(log: Log, job: "Backfill", planned: "Work") -> None:
 def _how_long(planned: "Work") -> str:
     if planned.seconds is None or not planned.plan.images:
         return ""
-    return f", about {human_seconds(planned.seconds)} at the rate of the last run"
+    return f", about {human_seconds(planned.seconds)} at the rate of the last run with its start"
 
 
 def _tell_result(log: Log, job: "Backfill", final: "Progress") -> None:
@@ -203,7 +207,20 @@ def _tell_result(log: Log, job: "Backfill", final: "Progress") -> None:
         )
         for one in job.some_rejects(min(len(final.reject_codes), _SHOWN_REJECTS)):
             log.tell("reject", f"  {one['uri']}: {one['code']}: {one['message']}", **one)
+        _tell_what_may_pass(log, final.reject_codes)
     log.tell("output", f"output dataset: {output}", output=output)
+
+
+def _tell_what_may_pass(log: Log, codes: Mapping[str, int]) -> None:
+    """Nothing tries rejects again of itself, so whoever had the store away is to know."""
+    number = sum(codes.get(code, 0) for code in _MAY_PASS)
+    if number:
+        text = (
+            f"{plural(number, 'reject')} of the last run may be due to the store or the "
+            f"credentials ({', '.join(code for code in _MAY_PASS if code in codes)}): once that "
+            "is mended, --retry-rejects tries again"
+        )
+        log.warn("rejects_may_pass", text, number=number)
 
 
 if __name__ == "__main__":

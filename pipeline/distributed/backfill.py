@@ -1,7 +1,7 @@
 """One prediction command: plan or go on, compute, replace, sum up."""
 
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -123,6 +123,13 @@ class Backfill:
         """Of the images of the newest finished run, over all its attempts."""
         run = newest_prediction(self.dataset.runs())
         return 0.0 if run is None else reject_share(run.summary())
+
+    @property
+    def reject_codes(self) -> Mapping[str, int]:
+        """Code → number of rejects of the newest finished run."""
+        run = newest_prediction(self.dataset.runs())
+        codes: Mapping[str, int] = {} if run is None else run.summary()["reject_codes"]
+        return codes
 
     def some_rejects(self, codes: int) -> list[dict[str, str]]:
         """URI, code and message of one reject of the newest finished run for each of some codes."""

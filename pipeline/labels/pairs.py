@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from pipeline import storage
 from pipeline.errors import DataError
+from pipeline.images.signatures import READABLE
 from pipeline.labels.base import Place, first_few
 from pipeline.labels.classes import LIST_FILES
 from pipeline.labels.files import by_stem, is_image, stem
@@ -87,7 +88,7 @@ def match(
         if not maps and (other := advice(Place.look(maps_folder))):
             raise DataError(other)
     if not images:
-        problems.append(Problem(folder, "holds no PNG, JPEG or TIFF image"))
+        problems.append(Problem(folder, f"holds no {READABLE} image"))
     found: dict[str, tuple[str, str | None]] = {}
     for name, uri in images.items():
         bases = dict.fromkeys(name.removesuffix(end) for end in _IMAGE_ENDINGS)
