@@ -16,7 +16,7 @@ from pipeline.tables.live import live_images
 from pipeline.tables.runs import Run, all_runs, run_at
 from pipeline.tables.schema import SCHEMAS
 from pipeline.tables.snapshot import Snapshot, take_snapshot
-from pipeline.tables.spec import DatasetSpec, read_spec, write_spec
+from pipeline.tables.spec import SPEC_NAME, DatasetSpec, read_spec, write_spec
 
 T = TypeVar("T")
 
@@ -53,6 +53,7 @@ class OutputDataset:
 
         Raises:
             DatasetError: says in which way it holds something else, and what to do.
+            StorageError: it can't be looked at, or written to.
         """
         uri = storage.absolute(uri)
         found = read_spec(uri)
@@ -134,10 +135,15 @@ class OutputDataset:
 
 
 def _check_free(uri: str) -> None:
-    """What lies where a new dataset would be is nobody else's: its files come and go by name."""
+    """What lies where a new dataset would be is nobody else's: its files come and go by name.
+
+    A file in the way, or a folder that can't be written to, is told before any work as well.
+    """
     taken = sorted({*SCHEMAS, RUNS, REPLACED} & set(storage.list_names(uri)))
     if taken:
         raise DatasetError(
             f"{uri} holds {taken[0]} and no dataset.json: no prediction wrote it, or its "
             "dataset.json is gone; give another --output"
         )
+    if storage.is_local(uri):  # in a store, trying would write
+        storage.check_writable(storage.join(uri, SPEC_NAME))

@@ -11,6 +11,8 @@ from pipeline.errors import DatasetError
 from pipeline.records import ClassSpec, CountCalibration
 from pipeline.tables.schema import SCHEMA_VERSION
 
+SPEC_NAME = "dataset.json"
+
 
 class DatasetSpec(BaseModel):
     """What every row of a dataset has in common."""
@@ -72,7 +74,7 @@ def write_spec(uri: str, spec: DatasetSpec) -> None:
 
 
 def _file(uri: str) -> str:
-    return storage.join(uri, "dataset.json")
+    return storage.join(uri, SPEC_NAME)
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
