@@ -13,9 +13,10 @@ from pycocotools import mask as coco_mask
 
 from jobs import count, overlay, predict
 from pipeline.config import CountSettings, OverlaySettings, PredictSettings
+from pipeline.distributed import rounds
 from pipeline.distributed.backfill import Backfill
 from pipeline.drawing import COLOURS
-from pipeline.errors import BundleError, DataError, DatasetError, SettingsError
+from pipeline.errors import BundleError, DataError, DatasetError, SettingsError, StorageError
 from pipeline.records import CountCalibration, reported
 from pipeline.synthetic import CLASSES, FORMATS, encode_image, make_scene, write_annotated
 from pipeline.tables.dataset import OutputDataset
@@ -160,6 +161,9 @@ def test_a_dry_run_writes_nothing(
     assert predict.work(given) == 0
     assert "7 images, 0 done before, 7 to do" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").write_bytes(b"notes")
+    with pytest.raises(StorageError, match="out is a file, not a folder"):
+        predict.work(given)
 
 
 def test_an_image_without_objects_is_a_result(trained: str, tmp_path: Path) -> None:
@@ -233,17 +237,35 @@ def test_files_of_others_in_the_output_stay(trained: str, images: str, tmp_path:
     assert all(path.read_bytes() == b"x" for path in beside)
 
 
-def test_a_manifest_with_what_can_not_be_read(trained: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("images_per_shard", [1, 3])
+def test_a_manifest_with_what_can_not_be_read(
+    images_per_shard: int,
+    trained: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Alone in its shard, too, an image that its store never gives costs no other."""
+    monkeypatch.setattr(rounds, "_WAIT_SECONDS", (0.01, 0.01))
     image = encode_image(make_scene(40, 50, 4, 0).image, "png")
     (tmp_path / "here.png").write_bytes(image)
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "list.csv").write_text("uri\nhere.png\ngone.png\nfolder.png\n")
-    given = settings(str(tmp_path / "list.csv"), trained, tmp_path / "out")
+    given = settings(
+        str(tmp_path / "list.csv"), trained, tmp_path / "out", images_per_shard=images_per_shard
+    )
     assert predict.work(given) == 0
     assert sql(tmp_path / "out", "select code, uri from $rejects order by code") == [
         ("not_found", f"{tmp_path}/gone.png"),
         ("unreadable", f"{tmp_path}/folder.png"),
     ]
+    hint = "2 rejects of the last run may be due to the store or the credentials (not_found, "
+    assert hint in capsys.readouterr().out
+    assert predict.work(given) == 0
+    told = capsys.readouterr().out
+    assert "nothing to do" in told
+    assert hint in told
+    assert "--retry-rejects" in told
     assert sql(tmp_path / "out", "select uri from $images") == [(f"{tmp_path}/here.png",)]
 
 

@@ -15,6 +15,7 @@ from pipeline.distributed.parts import grid_of, keep_of
 from pipeline.distributed.predict import DEATHS
 from pipeline.distributed.session import user_error
 from pipeline.distributed.stages import GraphSettings
+from pipeline.distributed.witness import gives_others
 from pipeline.errors import TesseraError
 from pipeline.images.collection import MISSING
 from pipeline.large.keeping import Keep, Opened, Rejected
@@ -122,7 +123,9 @@ class Opener:
             if tries[image.source.image_id] < TRIES:
                 return False
             if failure is not None and failure.of_the_store:
-                raise TesseraError(failure.message) from None
+                dataset, uri = self.settings.dataset, image.source.uri
+                if not (failure.unreadable and gives_others(dataset, uri)):
+                    raise TesseraError(failure.message) from None
             image.found = blamed(failure)
             image.keep.keep_opened(image.found)
             return True

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.config import PredictSettings
-from pipeline.distributed.failures import Failure
+from pipeline.distributed.failures import Failure, ShardUnreadable
 from pipeline.distributed.parts import Part, bare, part_of, pixels_of, to_table
 from pipeline.distributed.reading import read_reject
 from pipeline.distributed.stages import GraphSettings
 from pipeline.distributed.timing import Stage, timed
-from pipeline.errors import RejectError, StorageError, UnavailableError
+from pipeline.errors import CredentialsError, RejectError, StorageError, UnavailableError
 from pipeline.images.normalize import IntensityRange
 from pipeline.images.windows import (
     LevelChoice,
@@ -42,7 +42,8 @@ def open_image(
     """Look at an image; its pixels, where it has to be decoded whole.
 
     Raises:
-        StorageError: the store did not give it.
+        ShardUnreadable: the store did not give it.
+        StorageError: what was found can't be kept.
     """
     from pipeline.images.intensities import image_range
 
@@ -60,10 +61,12 @@ def open_image(
         bounds = image_range(image, settings.bundle.channels, settings.bundle.normalize)
         low, high = bounds.low.tolist(), bounds.high.tolist()
         found: Opened | Rejected = Opened(image.shape, tuple(low), tuple(high), pixels is None)
+    except CredentialsError:
+        raise
     except (RejectError, StorageError) as error:
         rejected = read_reject(source, error)
         if rejected is None:
-            raise
+            raise ShardUnreadable(str(error)) from error
         found, pixels = Rejected("read", rejected.code, rejected.message), None
     keep.keep_opened(found)
     return found, pixels

@@ -25,6 +25,7 @@ from pipeline.distributed.predict import stream_shards
 from pipeline.distributed.reading import is_listed_large
 from pipeline.distributed.session import Resources, renew_session, user_error
 from pipeline.distributed.stages import GraphSettings, ShardResult
+from pipeline.distributed.witness import gives_others
 from pipeline.errors import TesseraError
 from pipeline.records import Shard
 from pipeline.tables.layout import shard_file
@@ -106,7 +107,7 @@ class Rounds:
                 self._start_afresh()
             self.recovered |= left.keys()
             self.on_trouble(_describe(left, failures, problem))
-            if self._found_poison(left, failures, tries, alive=barren == 0):
+            if self._found_poison(left, failures, tries):
                 barren = 0
             elif barren:
                 self._wait(barren)
@@ -192,11 +193,10 @@ class Rounds:
         left: Mapping[str, Shard],
         failures: Mapping[str, Failure],
         tries: Counter[str],
-        *,
-        alive: bool,
     ) -> bool:
         """Try the images of shards that failed again and again; whether that told anything."""
         known = len(self.poison)
+        alive: bool | None = None  # asked once: a store that is away takes long to say so
         for shard in left.values():
             if tries[shard.id] < _SUSPECT:
                 continue
@@ -204,10 +204,13 @@ class Rounds:
             found: Poison = {}
             if failure is None or not failure.of_the_store:
                 found = find_poison(shard, self.settings, self.check)
-            elif failure.unreadable and alive and tries[shard.id] > _SUSPECT:
-                # The store gives what others ask for, and never these.
-                reason = ("unreadable", failure.message)
-                found = {image.image_id: reason for image in shard.images}
+            elif failure.unreadable and tries[shard.id] > _SUSPECT:
+                if alive is None:
+                    alive = gives_others(self.settings.dataset, shard.images[0].uri)
+                if alive:
+                    # The store gives others, and never these.
+                    reason = ("unreadable", failure.message)
+                    found = {image.image_id: reason for image in shard.images}
             if found:
                 self.poison |= found
                 self.run.keep_poison(self.poison)
