@@ -8,6 +8,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import UnavailableError
+from pipeline.images.collection import open_collection
 from pipeline.storage import retrying
 from pipeline.storage.door import open_filesystem
 from tests.conftest import forget_clients
@@ -90,6 +91,16 @@ def test_a_store_that_is_away_is_told_and_found_again(
         storage.read_bytes(f"{bucket}/away", 1)
     faulty_store.faults = Faults()
     assert storage.read_bytes(f"{bucket}/away", 1) == b"x"
+
+
+def test_a_store_that_goes_away_is_no_damage_to_a_manifest(
+    bucket: str, faulty_store: FaultProxy
+) -> None:
+    storage.write_bytes(f"{bucket}/list.csv", b"uri\na.png\n")
+    collection = open_collection(f"{bucket}/list.csv")
+    faulty_store.faults = Faults(slow_down=1)
+    with pytest.raises(UnavailableError, match=r"list.csv: the store did not answer"):
+        list(collection.batches())
 
 
 def test_a_store_that_is_not_there_is_told_in_bounded_time(

@@ -12,11 +12,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import predict, verify
+from jobs import count, predict, verify
 from jobs._main import run_job
 from pipeline import storage
-from pipeline.config import VerifySettings
-from pipeline.errors import CredentialsError, ForbiddenError, StorageError, UnavailableError
+from pipeline.config import CountSettings, VerifySettings
+from pipeline.errors import (
+    ChangedError,
+    CredentialsError,
+    ForbiddenError,
+    StorageError,
+    UnavailableError,
+)
 from pipeline.records import Shard
 from pipeline.tables.check import check_shard
 from pipeline.tables.dataset import OutputDataset
@@ -338,6 +344,19 @@ def test_what_can_not_be_read_now_is_not_discarded(
 def test_what_is_no_dataset_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_job(VerifySettings, verify.work, [str(tmp_path)]) == 1
     assert "is not an output dataset" in capsys.readouterr().err
+
+
+def test_who_reads_a_damaged_table_is_sent_to_the_fsck(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = min((output / "counts/site=a").iterdir())
+    file.write_bytes(file.read_bytes()[:-30])
+    assert run_job(CountSettings, count.work, [str(output)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the table counts has a damaged file; jobs.verify tells which" in line
+    file.unlink()
+    with pytest.raises(ChangedError, match="or lacks files"):
+        OutputDataset.open(str(output)).read("counts", ["uri"])
 
 
 def test_a_damaged_plan_is_one_line_and_can_be_done_without(

@@ -1,6 +1,7 @@
 """Files that list images: Parquet or CSV, read as Arrow batches, never whole."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +39,10 @@ class ListFile:
         """These columns; those of a CSV as strings.
 
         Raises:
-            DataError: the file can't be read.
+            DataError: it is no such file.
+            StorageError: it can't be read.
         """
-        with _Reading(self.uri):
+        with _reading(self.uri):
             if _is_parquet(self.uri):
                 with _open_parquet(self.uri) as file:
                     yield from file.iter_batches(BATCH_ROWS, columns=names)
@@ -53,9 +55,12 @@ def open_list(uri: str) -> ListFile:
     """A Parquet file, or a CSV with a header, plain or gzipped.
 
     Raises:
-        DataError: it is none.
+        DataError: it is none, or not there.
+        StorageError: it can't be read.
     """
-    with _Reading(uri):
+    if not storage.exists(uri):
+        raise DataError(f"{uri} does not exist")
+    with _reading(uri):
         if _is_parquet(uri):
             with _open_parquet(uri) as file:
                 return ListFile(uri, tuple(file.schema_arrow.names))
@@ -142,19 +147,14 @@ def _open_csv(
     )
 
 
-class _Reading:
+@contextmanager
+def _reading(uri: str) -> Iterator[None]:
     """What reading a file raises, as one line that names it."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FileNotFoundError):
-            storage.exists(self.uri)  # raises where it is the store that is not there
-            raise DataError(f"{self.uri} does not exist") from error
-        if isinstance(error, pa.ArrowException | OSError):
+    with storage.named(uri, "read"):
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            if not storage.of_content(error):
+                raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise DataError(f"{self.uri} is not a readable manifest: {reason}") from error
+            raise DataError(f"{uri} is not a readable manifest: {reason}") from error

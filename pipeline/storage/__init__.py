@@ -18,6 +18,7 @@ the backend's own chain (environment, profile, role), never from settings.
 
 from pipeline.storage.door import arrow_filesystem, is_local, make_folder
 from pipeline.storage.exclusive import create_bytes
+from pipeline.storage.faults import named, of_content
 from pipeline.storage.files import (
     StoredFile,
     copy_folder,
@@ -54,6 +55,8 @@ __all__ = [
     "list_paths",
     "make_folder",
     "name_of",
+    "named",
+    "of_content",
     "open_file",
     "open_output",
     "open_seekable",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import pyarrow as pa
 import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
@@ -88,17 +89,23 @@ def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     fs, path = open_filesystem(uri)
     if isinstance(fs, LocalFileSystem):
         return pyarrow.fs.LocalFileSystem(), path
-    return pyarrow.fs.PyFileSystem(_WithoutFolders(fs)), path
+    return pyarrow.fs.PyFileSystem(_ObjectStore(fs)), path
 
 
-class _WithoutFolders(pyarrow.fs.FSSpecHandler):  # type: ignore[misc]
-    """An object store, in which a folder is made by what is put into it.
-
-    s3fs would ask for the bucket, and make one where it may not ask.
-    """
+class _ObjectStore(pyarrow.fs.FSSpecHandler):  # type: ignore[misc]
+    """An object store, of which no more is asked than is needed."""
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        pass
+        """A folder is made by what is put into it.
+
+        s3fs would ask for the bucket, and make one where it may not ask.
+        """
+
+    def open_input_file(self, path: str) -> pa.PythonFile:
+        """pyarrow would ask first whether it is a file, and take any fault for a no."""
+        return pa.PythonFile(self.fs.open(path, "rb"), mode="r")
+
+    open_input_stream = open_input_file
 
 
 def make_folder(uri: str) -> str:

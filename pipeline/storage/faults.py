@@ -12,11 +12,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
+
 from pipeline.errors import (
     CredentialsError,
     ForbiddenError,
     MissingError,
     StorageError,
+    TesseraError,
     UnavailableError,
 )
 
@@ -80,7 +83,7 @@ _SECRETS = re.compile(
 
 @contextlib.contextmanager
 def named(uri: str, verb: str, fs: Any = None, path: str = "") -> Iterator[None]:
-    """Turn what a backend raises into one of our errors: `cannot read s3://b/k: …`.
+    """Turn what a backend raises into one of our errors: `cannot read s3://b/k: …`; ours stay.
 
     Args:
         uri: what the message names.
@@ -90,10 +93,16 @@ def named(uri: str, verb: str, fs: Any = None, path: str = "") -> Iterator[None]
     """
     try:
         yield
-    except StorageError:
+    except TesseraError:
         raise
     except Exception as error:
         raise _ours(error, f"cannot {verb} {uri}", fs, path) from error
+
+
+def of_content(error: BaseException) -> bool:
+    """Whether pyarrow tells by it that a file does not hold what it should."""
+    bare = type(error) is OSError and error.errno is None
+    return bare or isinstance(error, pa.ArrowException)
 
 
 def code_of(error: BaseException) -> str:

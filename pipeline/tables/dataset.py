@@ -103,7 +103,10 @@ class OutputDataset:
                 return work(self.snapshot())
             except ChangedError:
                 time.sleep(random.uniform(0.1, 0.5) * attempt)
-        raise ChangedError(f"{self.uri} is changed faster than it can be read; try again later")
+        raise ChangedError(
+            f"{self.uri} is changed faster than it can be read, or lacks files: try again later, "
+            "or see what jobs.verify says"
+        )
 
     def read(self, table: str, columns: list[str], where: pc.Expression | None = None) -> pa.Table:
         """Rows of a table that count, for what fits in memory."""

@@ -6,6 +6,7 @@ end. A reader that meets a missing file has an old snapshot, and starts over wit
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -13,12 +14,15 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from pipeline import storage
-from pipeline.errors import ChangedError, MissingError
+from pipeline.errors import ChangedError, DatasetError, MissingError
 from pipeline.tables.layout import REPLACED, by_shard, shard_file, shards_in
 from pipeline.tables.replacing import read_record
 from pipeline.tables.schema import SCHEMAS
 
 _TRIES = 20
+_PARQUET = pads.ParquetFileFormat(
+    default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class Snapshot:
 
         Raises:
             ChangedError: the files of this snapshot were replaced meanwhile: take another.
+            DatasetError: one is damaged.
+            StorageError: one can't be had.
         """
         whole = [shard for shard in self.shards if shard not in self.replaced]
         yield from self._scan(table, whole, columns, where)
@@ -90,19 +96,32 @@ class Snapshot:
         fs, root = storage.arrow_filesystem(self.uri)
         files = [shard_file(root, table, self.shards[shard], shard) for shard in sorted(shards)]
         hive = pa.schema([(name, pa.string()) for name in self.partition_columns])
-        try:
+        with storage.named(self.uri, "read"), self._told(table):
             # Making a dataset looks at the files already, where they are local ones.
             source = pads.dataset(
                 files,
                 pa.schema([*SCHEMAS[table], *hive]),
-                format="parquet",
+                format=_PARQUET,
                 filesystem=fs,
                 partitioning=pads.partitioning(hive, flavor="hive"),
                 partition_base_dir=storage.join(root, table),
             )
             yield from source.to_batches(columns=columns, filter=where)
+
+    @contextmanager
+    def _told(self, table: str) -> Iterator[None]:
+        """What reading files tells of them."""
+        try:
+            yield
         except FileNotFoundError as error:
             raise ChangedError(f"{self.uri} was changed while it was read") from error
+        except (pa.ArrowException, OSError) as error:
+            if not storage.of_content(error):
+                raise
+            raise DatasetError(
+                f"{self.uri}: the table {table} has a damaged file; jobs.verify tells which: "
+                f"{' '.join(str(error).split())[:200]}"
+            ) from error
 
 
 def take_snapshot(uri: str, partition_columns: tuple[str, ...]) -> Snapshot:
