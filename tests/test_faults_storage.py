@@ -101,6 +101,8 @@ def test_a_store_that_goes_away_is_no_damage_to_a_manifest(
     faulty_store.faults = Faults(slow_down=1)
     with pytest.raises(UnavailableError, match=r"list.csv: the store did not answer"):
         list(collection.batches())
+    faulty_store.faults = Faults(slow_down=0.3, reset=0.1)
+    assert [batch["uri"].to_pylist() for batch in collection.batches()] == [[f"{bucket}/a.png"]]
 
 
 def test_a_store_that_is_not_there_is_told_in_bounded_time(

@@ -9,6 +9,7 @@ the backend's own chain (environment, profile, role), never from settings.
     retrying.py    which of them are tried again, and how long
     files.py       read, write, look up and remove
     ranges.py      parts of files
+    arrow.py       files for pyarrow
     streams.py     files that are written as their content comes
     exclusive.py   create a file, with one winner
     writable.py    whether a place can be written to
@@ -16,7 +17,8 @@ the backend's own chain (environment, profile, role), never from settings.
     listing.py     everything below a folder or prefix; s3_listing.py, local_listing.py: how
 """
 
-from pipeline.storage.door import arrow_filesystem, is_local, make_folder
+from pipeline.storage.arrow import arrow_filesystem
+from pipeline.storage.door import is_local, make_folder
 from pipeline.storage.exclusive import create_bytes
 from pipeline.storage.faults import named, of_content
 from pipeline.storage.files import (

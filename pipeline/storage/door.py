@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import pyarrow as pa
-import pyarrow.fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import StorageError
@@ -78,34 +76,6 @@ def is_local(uri: str) -> bool:
 def uri_of(fs: Any, path: str) -> str:
     """The URI of a path in a file system: local paths stay as they are."""
     return path if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(path))
-
-
-def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The same store for pyarrow, and the path in it.
-
-    Through fsspec rather than pyarrow's own S3 client, so that there is one chain of credentials
-    and one behaviour under faults.
-    """
-    fs, path = open_filesystem(uri)
-    if isinstance(fs, LocalFileSystem):
-        return pyarrow.fs.LocalFileSystem(), path
-    return pyarrow.fs.PyFileSystem(_ObjectStore(fs)), path
-
-
-class _ObjectStore(pyarrow.fs.FSSpecHandler):  # type: ignore[misc]
-    """An object store, of which no more is asked than is needed."""
-
-    def create_dir(self, path: str, recursive: bool) -> None:
-        """A folder is made by what is put into it.
-
-        s3fs would ask for the bucket, and make one where it may not ask.
-        """
-
-    def open_input_file(self, path: str) -> pa.PythonFile:
-        """pyarrow would ask first whether it is a file, and take any fault for a no."""
-        return pa.PythonFile(self.fs.open(path, "rb"), mode="r")
-
-    open_input_stream = open_input_file
 
 
 def make_folder(uri: str) -> str:

@@ -1,15 +1,14 @@
 """Parts of files: byte ranges, and a file object that fetches what is looked at."""
 
-import contextlib
 import io
-from collections.abc import Iterator, Sequence
-from typing import IO
+from collections.abc import Sequence
+from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import IncompleteError, MissingError
+from pipeline.errors import IncompleteError
 from pipeline.storage.door import open_filesystem
-from pipeline.storage.files import stat
+from pipeline.storage.files import size_of
 from pipeline.storage.retrying import retried
 
 _BLOCK = 256 << 10
@@ -26,10 +25,11 @@ def read_ranges(uri: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         IncompleteError: the file has less bytes.
         StorageError: one of its kinds.
     """
-    if not ranges:
-        return []
     fs, path = open_filesystem(uri)
+    return _read_ranges(fs, path, uri, ranges) if ranges else []
 
+
+def _read_ranges(fs: Any, path: str, uri: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
     def read() -> list[bytes]:
         if isinstance(fs, LocalFileSystem):
             parts = _read_local(path, ranges)
@@ -56,25 +56,28 @@ def _read_local(path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         return parts
 
 
-@contextlib.contextmanager
-def open_seekable(uri: str) -> Iterator[IO[bytes]]:
+def open_seekable(uri: str) -> io.BufferedReader:
     """A file to be read here and there, which is fetched in small blocks as it is looked at.
 
     Raises:
         StorageError: one of its kinds, here or while it is read.
     """
-    found = stat(uri)
-    if found is None:
-        raise MissingError(f"{uri} does not exist")
-    with io.BufferedReader(_Ranges(uri, found.size), _BLOCK) as file:
-        yield file
+    fs, path = open_filesystem(uri)
+    return open_in(fs, path, uri)
+
+
+def open_in(fs: Any, path: str, uri: str, block: int = _BLOCK) -> io.BufferedReader:
+    """The same of a file system; `uri` is what errors name, `block` the least that is fetched."""
+    info = retried(lambda: fs.info(path), uri, "look up", fs, path)
+    return io.BufferedReader(_Ranges(fs, path, uri, size_of(info)), block)
 
 
 class _Ranges(io.RawIOBase):
     """Each read is one request, tried again like any other."""
 
-    def __init__(self, uri: str, size: int) -> None:
-        self._uri, self._size, self._place = uri, size, 0
+    def __init__(self, fs: Any, path: str, uri: str, size: int) -> None:
+        self._fs, self._path, self._uri = fs, path, uri
+        self._size, self._place = size, 0
 
     def readable(self) -> bool:
         return True
@@ -92,7 +95,7 @@ class _Ranges(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         length = max(0, min(len(buffer), self._size - self._place))
         if length:
-            (data,) = read_ranges(self._uri, [(self._place, length)])
+            (data,) = _read_ranges(self._fs, self._path, self._uri, [(self._place, length)])
             buffer[:length] = data
             self._place += length
         return length

@@ -113,7 +113,7 @@ class Snapshot:
         """What reading files tells of them."""
         try:
             yield
-        except FileNotFoundError as error:
+        except (FileNotFoundError, MissingError) as error:
             raise ChangedError(f"{self.uri} was changed while it was read") from error
         except (pa.ArrowException, OSError) as error:
             if not storage.of_content(error):
