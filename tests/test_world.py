@@ -77,6 +77,7 @@ def train(
     world: int = 1,
     stop_after: int = 0,
     reports: list[EpochReport] | None = None,
+    started: float | None = None,
     **changes: object,
 ) -> Training:
     """Run a case to its end, or until `stop_after` steps, from a snapshot where there is one.
@@ -106,7 +107,8 @@ def train(
 
     training = Training(
         UNet(settings.network, 3, method.heads), method, crops, samples[::2], settings,
-        device=torch.device("cpu"), dtype=torch.float32, started=time.time(), on_step=on_step,
+        device=torch.device("cpu"), dtype=torch.float32, started=started or time.time(),
+        on_step=on_step,
         wrap=torch.nn.parallel.DistributedDataParallel if world > 1 else lambda module: module,
         snapshot=load_snapshot(str(folder)),
     )  # fmt: skip
@@ -207,6 +209,12 @@ def test_a_training_that_goes_on_ends_like_one_that_was_not_stopped(
     for name in left:
         if name != "curve" and not name.startswith("best."):
             assert torch.equal(left[name], right[name]), name
+
+
+def test_time_that_was_lost_with_a_worker_is_not_taken_from_the_rest(tmp_path: Path) -> None:
+    train(Case("lost"), tmp_path, stop_after=2, max_minutes=60)
+    second = train(Case("lost"), tmp_path, started=time.time() - 2 * 3600, max_minutes=60)
+    assert second.state.done == STEPS
 
 
 def test_parts_of_a_batch_are_the_batch(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def train_bundle(
                     streams=loaded.streams(configured),
                     crop_weights=_crop_weights(configured, loaded.survey),
                     threads=max(1, int(resources.largest_node_cpus) // _per_node(most, resources)),
-                    started=began - (unfinished.state.elapsed if unfinished else 0.0),
+                    started=began,
                     mailbox=mailbox,
                     resume_from=unfinished.uri if unfinished else None,
                     pretrained=pretrained.model if pretrained else None,

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
-from pipeline.images.reader import detect_format, has_palette
+from pipeline.images.reader import has_palette
+from pipeline.images.signatures import detect_format
 from pipeline.labels.files import decode, decode_file, read_file
 from pipeline.labels.legend import Color, Legend, Used, classes_meant
 from pipeline.records import (

@@ -105,7 +105,9 @@ class Training:
         Args:
             network: trained in place.
             validation: all of the validation images; each process takes its share.
-            started: `time.time()` from which the time limit counts.
+            started: `time.time()` from which the time limit counts; where there is a snapshot, it
+                counts on from that, so that a worker that dies, or a machine that takes long to be
+                replaced, leaves the rest of the training its time.
             wrap: makes the network distributed.
             on_step: told of each step; whether the training should save and stop.
             snapshot: where to go on from.
@@ -130,6 +132,8 @@ class Training:
                 self.average.network.load_state_dict(unpacked("average", snapshot.tensors))
             restore_optimizer(self.optimizer, unpacked("optimizer", snapshot.tensors))
         self.steps = max(settings.min_steps, math.ceil(len(train) / settings.batch_size))
+        if snapshot:
+            started = time.time() - self.state.elapsed
         self.schedule = Schedule(settings, self.steps, started, self.state.first)
         self.state.first = self.schedule.first
         self.stop = False

@@ -12,7 +12,8 @@ class Schedule:
     """How far the training is, by steps or by the clock, and the learning rate that goes with it.
 
     With a time limit the cosine runs on the clock, so that it reaches zero when the time is up.
-    The time that a stopped training was away is not on that clock: `started` is later by as much.
+    The time that a training was away, or has lost with a worker, is not on that clock: `started` is
+    later by as much.
 
     Attributes:
         first: seconds from the start to the first step; the warm-up begins with it.
