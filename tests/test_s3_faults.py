@@ -1,6 +1,7 @@
-"""Backfills whose input, model, output, plan and lease lie on an object store that misbehaves."""
+"""Backfills and trainings all of whose files lie on an object store that misbehaves."""
 
 import shutil
+import time
 from pathlib import Path
 
 import fsspec
@@ -123,3 +124,29 @@ def test_credentials_that_expire_end_the_run_and_new_ones_go_on(
     again = Job.start(words, tmp_path / "log2")
     assert again.wait() == 0, again.text()
     assert_same(fetched(output, tmp_path / "out"), undisturbed, without=("shard",))
+
+
+@pytest.mark.slow
+def test_a_training_outlives_a_store_that_is_away_and_tells_one_that_stays_away(
+    bucket: str, annotated: str, faulty_store: FaultProxy, tmp_path: Path
+) -> None:
+    output = f"{bucket}/faults/trained"
+    fs = fsspec.filesystem("s3", use_listings_cache=False)
+    words = ["jobs.train", "--data", annotated, "--output", output, "--epochs", "4000", "--crop",
+             "64", "--min-steps", "5", "--network.depth", "2", "--network.width", "8",
+             "--checkpoint-minutes", "0.02", "--no-record.tensorboard"]  # fmt: skip
+
+    def checkpoints() -> set[str]:
+        return {path for path in fs.find(output) if path.endswith("/state.json")}
+
+    job = Job.start(words, tmp_path / "log")
+    job.wait_until(checkpoints)
+    before = checkpoints()
+    faulty_store.faults = Faults(refuse=True)
+    time.sleep(10)
+    faulty_store.faults = Faults()
+    job.wait_until(lambda: checkpoints() - before)
+    faulty_store.faults = Faults(expired=1)
+    assert job.wait() == 1
+    assert "Traceback" not in job.text()
+    assert "the session token has expired: log in again" in job.text().splitlines()[-1]

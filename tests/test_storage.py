@@ -20,6 +20,7 @@ from pipeline.errors import (
 )
 from pipeline.storage import retrying
 from tests.conftest import forget_clients
+from tests.fault_proxy import FaultProxy, Faults
 from tests.object_store import S3Server
 
 
@@ -212,6 +213,27 @@ def test_a_failed_write_leaves_nothing(place: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         storage.write_bytes(f"{place}/folder", b"x")
     assert sorted(os.listdir(place)) == ["file", "folder"]
+
+
+def test_a_store_that_is_away_for_a_moment_is_waited_for_by_those_who_come_through_pyarrow(
+    bucket: str, faulty_store: FaultProxy
+) -> None:
+    uri = f"{bucket}/storage/patient"
+    fs, path = storage.patient_filesystem(uri)
+
+    def away() -> None:
+        faulty_store.faults = Faults(refuse=True)
+        threading.Timer(3, setattr, (faulty_store, "faults", Faults())).start()
+
+    away()
+    with fs.open_output_stream(f"{path}/run/state.json") as file:
+        file.write(b"{}")
+    assert storage.read_bytes(f"{uri}/run/state.json") == b"{}"
+    away()
+    assert fs.get_file_info(f"{path}/run/state.json").size == 2
+    away()
+    fs.delete_dir(f"{path}/run")
+    assert storage.list_paths(uri) == []
 
 
 def test_a_folder_is_removed_with_all_below_it(place: str) -> None:

@@ -148,7 +148,8 @@ def user_error(error: BaseException) -> TesseraError | None:
         if isinstance(current, TesseraError) and not isinstance(current, RayError):
             # Ray Data adds lines of advice of its own to the message.
             return type(current)(str(current).partition("\n")[0])
-        linked = [current.__cause__, current.__context__, getattr(current, "cause", None)]
+        linked = [current.__cause__, current.__context__]
+        linked += [getattr(current, name, None) for name in ("cause", "controller_failure")]
         linked += list(getattr(current, "worker_failures", {}).values())
         waiting += [item for item in linked if isinstance(item, BaseException)]
     return None

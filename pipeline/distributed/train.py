@@ -23,6 +23,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from pipeline import storage
 from pipeline.config import ConfiguredSettings, TrainSettings
+from pipeline.distributed.checkpoints import uri_of
 from pipeline.distributed.loading import load
 from pipeline.distributed.mailbox import listening
 from pipeline.distributed.session import (
@@ -129,12 +130,13 @@ def train_bundle(
                     threads=max(1, int(resources.largest_node_cpus) // _per_node(most, resources)),
                     started=began,
                     mailbox=mailbox,
+                    run_uri=storage.join(checkpoints_uri(settings), run),
                     resume_from=unfinished.uri if unfinished else None,
                     pretrained=pretrained.model if pretrained else None,
                 )
                 scaling = _scaling((fewest, most), resources)
                 checkpoint = _run(job, dict(loaded.decoded), scaling, run)
-            result = _publish(checkpoint, configured, began)
+            result = _publish(uri_of(checkpoint, job.run_uri), configured, began)
             if configured.record.card:
                 machine = Machine(
                     most, job.threads, resources.cpus, resources.gpus, recorders.needs
@@ -175,7 +177,7 @@ def _run(
 ) -> Checkpoint:
     """Ray Train from its start to the last snapshot, over the deaths of workers."""
     settings = job.settings
-    filesystem, path = storage.arrow_filesystem(storage.make_folder(checkpoints_uri(settings)))
+    filesystem, path = storage.patient_filesystem(storage.make_folder(checkpoints_uri(settings)))
     # Numbers that all workers agree on travel over gloo: they need not wait for the GPU.
     backend = "cpu:gloo,cuda:nccl" if scaling.use_gpu else "gloo"
     trainer = TorchTrainer(
@@ -208,21 +210,20 @@ def _run(
     return checkpoint
 
 
-def _publish(checkpoint: Checkpoint, settings: ConfiguredSettings, began: float) -> TrainResult:
+def _publish(checkpoint: str, settings: ConfiguredSettings, began: float) -> TrainResult:
     """The bundle of a finished training goes to the output, with the settings as run beside it.
 
     Raises:
         StoppedError: the training has not finished.
     """
-    with checkpoint.as_directory() as folder:
-        snapshot = load_snapshot(folder)
-        if snapshot is None:
-            raise StorageError(f"the last checkpoint of {settings.output} could not be read back")
-        if not snapshot.state.finished:
-            raise StoppedError(f"stopped after {snapshot.state.progress:.0%} of the training")
-        if not snapshot.state.best_validation:
-            raise DataError("the training ended before its first step; give it more time")
-        storage.copy_folder(storage.join(folder, BUNDLE), settings.output)
+    snapshot = load_snapshot(checkpoint)
+    if snapshot is None:
+        raise StorageError(f"the last checkpoint, {checkpoint}, is damaged")
+    if not snapshot.state.finished:
+        raise StoppedError(f"stopped after {snapshot.state.progress:.0%} of the training")
+    if not snapshot.state.best_validation:
+        raise DataError("the training ended before its first step; give it more time")
+    storage.copy_folder(storage.join(checkpoint, BUNDLE), settings.output)
     left_out = {"resume": True, "restart": True, "method": settings.method.left_to_learn}
     text = to_yaml(settings, left_out)
     storage.write_bytes(storage.join(settings.output, SETTINGS_NAME), text.encode())

@@ -14,6 +14,7 @@ from ray.train.torch import prepare_model
 
 from pipeline import storage
 from pipeline.config import ConfiguredSettings
+from pipeline.distributed.checkpoints import uploader, uri_of
 from pipeline.distributed.mailbox import StepReporter, deliver
 from pipeline.distributed.samples import from_table
 from pipeline.distributed.streaming import StreamedSamples
@@ -52,6 +53,8 @@ class TrainJob:
     threads: int
     started: float
     mailbox: Any
+    run_uri: str
+    """Where the checkpoints of this run go."""
     resume_from: str | None
     """Snapshot to go on from, as long as this run has none of its own."""
     pretrained: ModelBundle | None
@@ -127,7 +130,7 @@ def _train(job: TrainJob) -> None:
     for event in training.run():
         if isinstance(event, SaveDue):
             bundle = _finish(training, spec) if training.state.finished else None
-            _save(training, bundle, event, is_first)
+            _save(training, bundle, event, job.run_uri, is_first)
         elif is_first:
             deliver(job.mailbox, event)
 
@@ -160,7 +163,9 @@ def _finish(training: Training, spec: BundleSpec) -> _Finished | None:
     return _Finished(complete, network, validation)
 
 
-def _save(training: Training, finished: _Finished | None, event: SaveDue, is_first: bool) -> None:
+def _save(
+    training: Training, finished: _Finished | None, event: SaveDue, run_uri: str, is_first: bool
+) -> None:
     """Hand Ray Train a snapshot, which it uploads while training goes on; the last is waited for.
 
     The last snapshot of a finished training has the bundle beside it.
@@ -180,6 +185,7 @@ def _save(training: Training, finished: _Finished | None, event: SaveDue, is_fir
             CheckpointUploadMode.SYNC if event.last else CheckpointUploadMode.ASYNC
         ),
         delete_local_checkpoint_after_upload=True,
+        checkpoint_upload_fn=uploader(run_uri),
     )
 
 
@@ -188,8 +194,7 @@ def _snapshot_to_resume(job: TrainJob) -> Snapshot | None:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return load_snapshot(job.resume_from) if job.resume_from else None
-    with checkpoint.as_directory() as folder:
-        return load_snapshot(folder)
+    return load_snapshot(uri_of(checkpoint, job.run_uri))
 
 
 def _samples(split: str) -> Sequence[Sample]:

@@ -9,7 +9,7 @@ the backend's own chain (environment, profile, role), never from settings.
     retrying.py    which of them are tried again, and how long
     files.py       read, write, look up and remove
     ranges.py      parts of files
-    arrow.py       files for pyarrow
+    arrow.py       files for pyarrow; patient.py: for those who end at the first fault
     streams.py     files that are written as their content comes
     exclusive.py   create a file, with one winner
     writable.py    whether a place can be written to
@@ -34,6 +34,7 @@ from pipeline.storage.files import (
     write_bytes,
 )
 from pipeline.storage.listing import list_files, list_names, list_paths, walk
+from pipeline.storage.patient import patient_filesystem
 from pipeline.storage.ranges import open_seekable, read_ranges
 from pipeline.storage.streams import open_file, open_output
 from pipeline.storage.unfinished import unfinished_files
@@ -62,6 +63,7 @@ __all__ = [
     "open_file",
     "open_output",
     "open_seekable",
+    "patient_filesystem",
     "read_bytes",
     "read_ranges",
     "remove",

@@ -17,11 +17,11 @@ def arrow_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
     if isinstance(fs, LocalFileSystem):
         return pyarrow.fs.LocalFileSystem(), path
     # Servers on the web need neither know ranges nor say how large a file is.
-    handler = pyarrow.fs.FSSpecHandler if "http" in fs.protocol else _ObjectStore
+    handler = pyarrow.fs.FSSpecHandler if "http" in fs.protocol else ObjectStore
     return pyarrow.fs.PyFileSystem(handler(fs)), path
 
 
-class _ObjectStore(pyarrow.fs.FSSpecHandler):  # type: ignore[misc]
+class ObjectStore(pyarrow.fs.FSSpecHandler):  # type: ignore[misc]
     """Patient with faults, of which pyarrow takes any at opening for a file that is not there."""
 
     def create_dir(self, path: str, recursive: bool) -> None:

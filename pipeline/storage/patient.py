@@ -1,0 +1,65 @@
+"""A store for programs that use it through pyarrow, and end at its first fault: Ray Train.
+
+What they ask for is tried again, as everything in this room is, and fails as one of our errors.
+"""
+
+import io
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.fs
+
+from pipeline.storage.arrow import ObjectStore, arrow_filesystem
+from pipeline.storage.door import is_local, open_filesystem, uri_of
+from pipeline.storage.files import write_bytes
+from pipeline.storage.retrying import retried
+
+T = TypeVar("T")
+
+
+def patient_filesystem(uri: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """`arrow_filesystem` for the writing of files that fit in memory; a local one is as it is."""
+    if is_local(uri):
+        return arrow_filesystem(uri)
+    fs, path = open_filesystem(uri)
+    return pyarrow.fs.PyFileSystem(_Patient(fs)), path
+
+
+class _Patient(ObjectStore):
+    """Files are written whole, so that they can be once more."""
+
+    def get_file_info(self, paths: list[str]) -> list[pyarrow.fs.FileInfo]:
+        look = super().get_file_info
+        return [info for path in paths for info in self._retried(look, "look up", path, [path])]
+
+    def get_file_info_selector(self, selector: Any) -> list[pyarrow.fs.FileInfo]:
+        look = super().get_file_info_selector
+        return self._retried(look, "list", selector.base_dir, selector)
+
+    def delete_dir(self, path: str) -> None:
+        self._retried(super().delete_dir, "remove", path, path)
+
+    def delete_file(self, path: str) -> None:
+        self._retried(super().delete_file, "remove", path, path)
+
+    def open_output_stream(self, path: str, metadata: Any) -> pa.PythonFile:
+        return pa.PythonFile(_Whole(uri_of(self.fs, path)), mode="w")
+
+    def _retried(self, call: Callable[..., T], verb: str, path: str, *given: Any) -> T:
+        return retried(partial(call, *given), uri_of(self.fs, path), verb, self.fs, path)
+
+
+class _Whole(io.BytesIO):
+    """Content that is written when it is complete."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        self._uri = uri
+
+    def close(self) -> None:
+        if not self.closed:
+            content = self.getvalue()
+            super().close()
+            write_bytes(self._uri, content)
