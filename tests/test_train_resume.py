@@ -29,9 +29,10 @@ from pipeline.distributed.session import ray_session
 from pipeline.distributed.streaming import StreamedSamples
 from pipeline.distributed.survey import survey
 from pipeline.distributed.train import train_bundle
-from pipeline.errors import SettingsError
+from pipeline.errors import LeaseError, SettingsError
 from pipeline.labels import open_data
 from pipeline.models.bundle import load_spec
+from pipeline.tables.lease import hold_lease
 from pipeline.training.reports import EpochReport, StepReport
 from pipeline.training.samples import CachedSamples
 from pipeline.training.state import Snapshot, TrainingState, load_snapshot, save_snapshot
@@ -113,8 +114,7 @@ def test_a_killed_worker_costs_no_more_than_the_last_checkpoint(
     assert len(backwards) <= 1
     assert all(after > 0 for _, after in backwards)  # it did not begin again
     assert steps[-1][1].progress > 0.8
-    assert not (output / "checkpoints").exists()
-    assert not (output / "training.json").exists()
+    assert not {"checkpoints", "training.json", "_lease"} & {path.name for path in output.iterdir()}
 
 
 @pytest.mark.slow
@@ -238,6 +238,19 @@ def test_what_another_model_settled_stays_when_a_training_goes_on() -> None:
     again = Unfinished("uri", "run", TrainingState(), chosen).fill_in(given)
     assert (again.network, again.normalize, again.method) == (network, normalize, method)
     assert again.method.left_to_learn == given.method.left_to_learn
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_trainings_to_one_output_do_not_disturb_each_other(
+    annotated: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "model"
+    with (
+        hold_lease(str(output), "a training", renew=0.2),
+        pytest.raises(LeaseError, match="is being written by another run: a training by"),
+    ):
+        train_bundle(settings_for(annotated, output), lambda report: None)
+    assert [path.name for path in output.iterdir()] == ["_lease"]
 
 
 @pytest.mark.parametrize("words", ["0", "4:1", "1:2:3", "many", "1.5"])

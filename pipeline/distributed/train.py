@@ -42,13 +42,15 @@ from pipeline.parsing import to_yaml
 from pipeline.survey.balance import crop_weights
 from pipeline.survey.configure import Configuration, decide_method
 from pipeline.survey.summary import card_rows
+from pipeline.tables.lease import check_held
 from pipeline.training.card import CARD_NAME, CardFacts, Machine, model_card
 from pipeline.training.output import SETTINGS_NAME
 from pipeline.training.pretrained import find_pretrained
 from pipeline.training.recorders.group import RecorderGroup, recording
-from pipeline.training.reports import OnReport, Validation, load_validation
+from pipeline.training.reports import Notice, OnReport, Validation, load_validation
 from pipeline.training.state import load_snapshot
 from pipeline.training.unfinished import (
+    alone,
     check_writable,
     checkpoints_uri,
     find_unfinished,
@@ -119,31 +121,35 @@ def train_bundle(
         if stop.is_set():
             raise StoppedError("stopped before the first step")
         run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:4]}"
-        mark_unfinished(settings, configured, run, unfinished)
-        with recording(configured, on_report) as recorders:
-            with listening(recorders, stop) as mailbox:
-                job = TrainJob(
-                    settings=configured,
-                    spec=_spec(configured, loaded.survey),
-                    streams=loaded.streams(configured),
-                    crop_weights=_crop_weights(configured, loaded.survey),
-                    threads=max(1, int(resources.largest_node_cpus) // _per_node(most, resources)),
-                    started=began,
-                    mailbox=mailbox,
-                    run_uri=storage.join(checkpoints_uri(settings), run),
-                    resume_from=unfinished.uri if unfinished else None,
-                    pretrained=pretrained.model if pretrained else None,
-                )
-                scaling = _scaling((fewest, most), resources)
-                checkpoint = _run(job, dict(loaded.decoded), scaling, run)
-            result = _publish(uri_of(checkpoint, job.run_uri), configured, began)
-            if configured.record.card:
-                machine = Machine(
-                    most, job.threads, resources.cpus, resources.gpus, recorders.needs
-                )
-                _write_card(result, configured, loaded.survey, machine, recorders)
-            recorders.done(settings.output)
-        mark_finished(settings)
+        with alone(settings, lambda text: on_report(Notice(text))) as lease:
+            mark_unfinished(settings, configured, run, unfinished)
+            with recording(configured, on_report) as recorders:
+                with listening(recorders, stop) as mailbox:
+                    job = TrainJob(
+                        settings=configured,
+                        spec=_spec(configured, loaded.survey),
+                        streams=loaded.streams(configured),
+                        crop_weights=_crop_weights(configured, loaded.survey),
+                        threads=max(
+                            1, int(resources.largest_node_cpus) // _per_node(most, resources)
+                        ),
+                        started=began,
+                        mailbox=mailbox,
+                        run_uri=storage.join(checkpoints_uri(settings), run),
+                        resume_from=unfinished.uri if unfinished else None,
+                        pretrained=pretrained.model if pretrained else None,
+                    )
+                    scaling = _scaling((fewest, most), resources)
+                    checkpoint = _run(job, dict(loaded.decoded), scaling, run)
+                check_held(lease.hold)
+                result = _publish(uri_of(checkpoint, job.run_uri), configured, began)
+                if configured.record.card:
+                    machine = Machine(
+                        most, job.threads, resources.cpus, resources.gpus, recorders.needs
+                    )
+                    _write_card(result, configured, loaded.survey, machine, recorders)
+                recorders.done(settings.output)
+            mark_finished(settings)
     return result
 
 

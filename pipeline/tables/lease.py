@@ -171,6 +171,7 @@ def hold_lease(
     *,
     wait: float = 0,
     on_wait: Callable[[str], None] | None = None,
+    hint: str = "; --wait-minutes waits for it",
     ttl: float = TTL,
     renew: float = RENEW,
 ) -> Iterator[Lease]:
@@ -181,6 +182,7 @@ def hold_lease(
         purpose: what for, for people: the job and its run.
         wait: how many seconds to wait for a holder that is alive.
         on_wait: is told, once, what is being waited for.
+        hint: what else one may do who is refused, as the end of a sentence.
         ttl: seconds without a renewal after which others may take this lease over.
         renew: seconds between renewals.
 
@@ -188,7 +190,10 @@ def hold_lease(
         LeaseError: another run holds it and is alive.
         StorageError: the lease could not be read or written.
     """
-    lease = _take(dataset_uri, purpose, wait, on_wait or (lambda text: None), ttl, renew)
+    try:
+        lease = _take(dataset_uri, purpose, wait, on_wait or (lambda text: None), ttl, renew)
+    except LeaseError as error:
+        raise LeaseError(f"{error}{hint}") from None
     try:
         yield lease
     finally:
@@ -289,7 +294,7 @@ class _Patience:
     def _refusal(self, content: bytes) -> LeaseError:
         return LeaseError(
             f"{self._dataset} is being written by another run: {_who(_claim(content))}. "
-            "Let it finish, or stop it, and start again; --wait-minutes waits for it"
+            "Let it finish, or stop it, and start again"
         )
 
 

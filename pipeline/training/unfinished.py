@@ -1,11 +1,14 @@
 """A training that was stopped on its way to an output: found, refused, resumed or dropped.
 
+    OUT/_lease/                    who trains, see `pipeline.tables.lease`
     OUT/training.json              what is being trained here, until the bundle is published
     CHECKPOINTS/RUN/…/state.json   the snapshots of `pipeline.training.state`
 
 A training has a run for each time that it was started or resumed.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline import storage
 from pipeline.config import ConfiguredSettings, MethodSettings, TrainSettings
 from pipeline.errors import DataError, SettingsError
+from pipeline.tables.layout import LEASE
+from pipeline.tables.lease import Lease, hold_lease
 from pipeline.training.output import CHECKPOINTS, check_free
 from pipeline.training.state import STATE_NAME, TrainingState, load_snapshot
 
@@ -96,6 +101,19 @@ def check_writable(settings: TrainSettings) -> None:
 def can_resume(settings: TrainSettings) -> bool:
     """Whether a training to this output was begun and not finished."""
     return storage.exists(_marker_uri(settings))
+
+
+@contextlib.contextmanager
+def alone(settings: TrainSettings, on_wait: Callable[[str], None]) -> Iterator[Lease]:
+    """Nobody else trains to this output while the `with` lasts; a lease is left if it fails alone.
+
+    Raises:
+        LeaseError: somebody does.
+    """
+    output = storage.absolute(settings.output)
+    with hold_lease(output, "a training", on_wait=on_wait, hint="") as lease:
+        yield lease
+    storage.remove_folder(storage.join(output, LEASE))
 
 
 def mark_unfinished(
