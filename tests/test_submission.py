@@ -17,9 +17,10 @@ LINES = ["one\n", "two\n", "three\n", "four\n"]
 class Client:
     """A job server whose connections are cut after some lines; each begins with the first line."""
 
-    def __init__(self, cuts: list[int], away: int = 0) -> None:
+    def __init__(self, cuts: list[int], away: int = 0, forgotten: bool = False) -> None:
         self.cuts = cuts
         self.away = away
+        self.forgotten = forgotten
 
     async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
         end = self.cuts.pop(0) if self.cuts else len(LINES)
@@ -32,8 +33,15 @@ class Client:
         if self.away:
             self.away -= 1
             raise ConnectionError("nobody answers")
+        if self.forgotten:
+            raise RuntimeError(f"Request failed with status code 404: Job {job_id} does not exist")
         status = JobStatus.RUNNING if self.cuts else JobStatus.SUCCEEDED
         return SimpleNamespace(submission_id=job_id, status=status, driver_exit_code=0, message="")
+
+    def list_jobs(self) -> list[SimpleNamespace]:
+        if self.away:
+            raise ConnectionError("nobody answers")
+        return [] if self.forgotten else [SimpleNamespace(submission_id="job")]
 
 
 @pytest.fixture
@@ -57,4 +65,12 @@ def test_a_server_that_stays_away_is_told(
     monkeypatch.setattr(submission, "_SILENT_SECONDS", 0.2)
     server.client = Client([1], away=1 << 30)
     with pytest.raises(TesseraError, match="the job may go on: give the same command again"):
+        server.follow("job", lambda text: None)
+
+
+def test_a_head_that_was_started_anew_is_told_at_once(server: JobServer) -> None:
+    server.client = Client([1], away=3, forgotten=True)
+    with pytest.raises(
+        TesseraError, match=r"does not know job any more: .* the same command again"
+    ):
         server.follow("job", lambda text: None)

@@ -118,6 +118,11 @@ class JobServer:
             try:
                 now = self.look(submission_id)
             except TesseraError as error:
+                if self._has_forgotten(submission_id):
+                    raise TesseraError(
+                        f"the job server at {self.address} does not know {submission_id} any more: "
+                        "the cluster's head was started anew; give the same command again"
+                    ) from error
                 lost_since = lost_since or time.monotonic()
                 if time.monotonic() - lost_since > _SILENT_SECONDS:
                     raise TesseraError(
@@ -129,6 +134,15 @@ class JobServer:
                     return now
                 lost_since = None
             time.sleep(_PAUSE_SECONDS)
+
+    def _has_forgotten(self, submission_id: str) -> bool:
+        """Whether it answers, and knows no such job: a head that dies takes its jobs with it."""
+        try:
+            with self._told():
+                jobs = self.client.list_jobs()
+        except TesseraError:
+            return False
+        return all(job.submission_id != submission_id for job in jobs)
 
     async def _tail(self, submission_id: str, take: Callable[[str], None]) -> None:
         async for text in self.client.tail_job_logs(submission_id):
