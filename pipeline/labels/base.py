@@ -25,12 +25,20 @@ class Place:
     uri: str
     names: tuple[str, ...]
     """What lies directly below it; nothing below a file."""
+    _below: dict[str, "Place"] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def look(cls, uri: str) -> "Place":
         """List it, but for what its name says is a file."""
         place = cls(storage.absolute(uri), ())
         return place if place.is_file else replace(place, names=tuple(storage.list_names(uri)))
+
+    def below(self, *parts: str) -> "Place":
+        """A folder in it, which is listed once: several formats ask, and it may be large."""
+        uri = self.join(*parts)
+        if uri not in self._below:
+            self._below[uri] = Place(uri, tuple(storage.list_names(uri)))
+        return self._below[uri]
 
     @property
     def suffix(self) -> str:

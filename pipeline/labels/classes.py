@@ -19,7 +19,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline import storage
 from pipeline.config import LabelSettings
 from pipeline.errors import DataError, SettingsError
 from pipeline.labels.base import Place
@@ -112,7 +111,7 @@ def find_classes(place: Place, settings: LabelSettings) -> ClassList | None:
 def _listing_splits(place: Place) -> list[str]:
     """The folders of splits that have a class list of their own."""
     splits = filter(is_split, place.names)
-    return [name for name in splits if _IN_SPLITS in storage.list_names(place.join(name))]
+    return [name for name in splits if _IN_SPLITS in place.below(name).names]
 
 
 def classes_or_object(place: Place, settings: LabelSettings, has_semantic: bool) -> ClassList:

@@ -10,11 +10,9 @@ void. What is drawn where objects overlap, and how they are kept, says `pipeline
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, count
-from pathlib import PurePosixPath
 
 import numpy as np
 
@@ -22,6 +20,7 @@ from pipeline import storage
 from pipeline.config import LabelSettings, ReaderSettings
 from pipeline.errors import DataError
 from pipeline.labels.base import AnnotatedData, Format, Place
+from pipeline.labels.coco_images import ANNOTATIONS, image_paths, image_root, is_inside, normal
 from pipeline.labels.coco_json import CocoFile, CocoImage, Id, crowd_flag, has_coco_keys, read_coco
 from pipeline.labels.coco_masks import draw
 from pipeline.labels.compose import Shape, compose
@@ -29,22 +28,20 @@ from pipeline.labels.files import decode, unique_names
 from pipeline.labels.splits import hold_out, split_by_name, split_of
 from pipeline.records import VOID, AnnotatedImage, Classes, ClassSpec, Label, Problem, Remark
 
-_ANNOTATIONS = "annotations"
-_IMAGE_FOLDERS = ("", "images", "JPEGImages", "data")
 _NAME_WORDS = ("instances", "annotations", "coco")
 UNSEEN = "objects that cover no pixel and are left out"
 CROWDS = (
     "regions that iscrowd marks as more than one object, which are void (tools such as CVAT mark "
     "each object that was drawn as a mask; set iscrowd to 0 there)"
 )
-_TRIED = 5  # images that are looked for to find their folder, and files that are looked into
+_TRIED = 5  # files that are looked into
 
 
 def fits(place: Place) -> bool:
     """A JSON file where one is expected; but for those in annotations/, also by name or header."""
     uris = _json_files(place)
     below = [uri.removeprefix(place.uri) for uri in uris]
-    if any(not path or f"/{_ANNOTATIONS}/" in path for path in below):
+    if any(not path or f"/{ANNOTATIONS}/" in path for path in below):
         return True
     return any(_is_named(storage.name_of(uri)) for uri in uris) or any(
         has_coco_keys(uri) for uri in uris[:_TRIED]
@@ -92,25 +89,22 @@ def _json_files(place: Place) -> list[str]:
     found = _first_json(_usual(place))
     if found:
         return found
-    inside = [place.join(name) for name in place.names if "." not in name and split_of(name)]
-    return [uri for folder in inside for uri in _first_json(_usual(Place.look(folder)))]
+    inside = [place.below(name) for name in place.names if "." not in name and split_of(name)]
+    return [uri for folder in inside for uri in _first_json(_usual(folder))]
 
 
-def _usual(place: Place) -> Iterator[tuple[str, Sequence[str]]]:
-    """The folders where JSON files lie, with what they hold."""
-    if _ANNOTATIONS in place.names:
-        uri = place.join(_ANNOTATIONS)
-        yield uri, storage.list_names(uri)
-    yield place.uri, place.names
+def _usual(place: Place) -> list[Place]:
+    """The folders where JSON files lie."""
+    return [place.below(ANNOTATIONS), place] if ANNOTATIONS in place.names else [place]
 
 
-def _first_json(folders: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
-    for folder, names in folders:
-        found = [n for n in names if n.lower().endswith(".json") and not n.startswith(".")]
+def _first_json(folders: list[Place]) -> list[str]:
+    for folder in folders:
+        found = [n for n in folder.names if n.lower().endswith(".json") and not n.startswith(".")]
         instances = [name for name in found if name.startswith("instances")]
         named = [name for name in found if _is_named(name)]
         if found:
-            return [storage.join(folder, name) for name in instances or named or found]
+            return [folder.join(name) for name in instances or named or found]
     return []
 
 
@@ -149,8 +143,8 @@ def _images(
 ) -> Iterator[AnnotatedImage]:
     """The images whose files are there."""
     images = list(file.images.values())
-    root = _image_root(place, file, images, settings)
-    paths = _paths(images, storage.list_paths(root) if images else [])
+    root = image_root(place, file, images, settings)
+    paths = image_paths(images, storage.list_paths(root) if images else [])
     names = unique_names(list(paths.values()))
     for image in images:
         where = f"{file.uri} image {image.id}"
@@ -165,79 +159,12 @@ def _images(
                 format="coco",
                 annotation=_annotation(file, image, class_ids),
             )
-        elif _is_inside(image.file_name):
-            what = f"is {_normal(image.file_name)}, which is not in {root}"
+        elif is_inside(image.file_name):
+            what = f"is {normal(image.file_name)}, which is not in {root}"
             problems.append(Problem(where, what))
         else:
             what = f"has the file_name {image.file_name}, outside of the folder of its images"
             problems.append(Problem(where, what))
-
-
-def _paths(images: list[CocoImage], there: list[str]) -> dict[Id, str]:
-    """Image id → path of its file below the folder, of images that have one.
-
-    That is the file_name itself, or else the only file of that name, whatever its folder: tools
-    write where images lay when they were annotated.
-    """
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for path in there:
-        by_name[storage.name_of(path)].append(path)
-    found = {}
-    for image in images:
-        path = _normal(image.file_name)
-        candidates = by_name.get(storage.name_of(path), [])
-        if _is_inside(image.file_name) and path in candidates:
-            found[image.id] = path
-        elif len(candidates) == 1:
-            found[image.id] = candidates[0]
-    return found
-
-
-def _normal(file_name: str) -> str:
-    """With the slashes of a path below a folder; Windows writes others."""
-    return str(PurePosixPath(file_name.replace("\\", "/")))
-
-
-def _is_inside(file_name: str) -> bool:
-    """Whether it is a path below the folder of the images."""
-    path = PurePosixPath(_normal(file_name))
-    return not path.is_absolute() and ".." not in path.parts and "://" not in file_name
-
-
-def _image_root(
-    place: Place, file: CocoFile, images: list[CocoImage], settings: LabelSettings
-) -> str:
-    """The first usual folder where one of the first images is, or where all folders are looked
-    through for it."""
-    if settings.images is not None:
-        return storage.absolute(settings.images)
-    here = file.uri.rpartition("/")[0]
-    above = "" if here.count("/") < 3 and "://" in here else here.rpartition("/")[0]  # no bucket
-    stem = PurePosixPath(file.uri).stem.removeprefix("instances_")
-    split = split_of(stem)
-    folders = [*_IMAGE_FOLDERS, stem, f"images/{stem}"]
-    folders += [split, f"images/{split}"] if split else []
-    tried = [_normal(image.file_name) for image in images[:_TRIED]]
-    inside = [path for path in tried if _is_inside(path)]
-    roots = [
-        storage.join(base, f) if f else base for base in (here, above) if base for f in folders
-    ]
-    for root in roots:
-        if any(storage.exists(storage.join(root, path)) for path in inside):
-            return root
-    if not images:
-        return here
-    whole = place.uri
-    if place.is_file:
-        whole = above if above and storage.name_of(here) == _ANNOTATIONS else here
-    names = set(map(storage.name_of, tried))
-    for base in dict.fromkeys((here, whole)):
-        if any(storage.name_of(path) in names for path in storage.list_paths(base)):
-            return base
-    raise DataError(
-        f"{file.uri}: there is no {storage.name_of(tried[0])} below {whole}; "
-        "say where its images are with --labels.images"
-    )
 
 
 def _annotation(file: CocoFile, image: CocoImage, class_ids: dict[Id, int]) -> str:

@@ -12,6 +12,7 @@ _LOOKED_INTO = 32  # folders, so that a bucket is not listed to tell what is in 
 _AS_FILES = "save each image and each map of object ids as PNG or TIFF, in images/ and labels/"
 _ADVICE = (
     (r"/(leftImg8bit|gtFine)_\w+", "put leftImg8bit/ and gtFine/ of it side by side"),
+    (r"/\d\d_(GT|ST)", "name each image and its SEG/man_seg*.tif in manifest.csv"),
     (r"_seg\.npy", "let Cellpose save the masks in it as PNG or TIFF, beside the images"),
     (r"\.(npy|npz|h5|hdf5|mat)", _AS_FILES),
     (r"\.geojson", "let QuPath export label images, or convert the outlines to COCO"),
@@ -43,7 +44,7 @@ def folders_below(place: Place) -> Iterator[Place]:
         looked += 1
         yield here
         folders = [n for n in here.names if not (is_image(n) or n.startswith(".") or _is_file(n))]
-        waiting += [Place.look(here.join(n)) for n in folders[: _LOOKED_INTO - looked]]
+        waiting += [here.below(n) for n in folders[: _LOOKED_INTO - looked]]
 
 
 def _is_file(name: str) -> bool:

@@ -36,15 +36,15 @@ _FILES = (".csv", ".yaml", ".yml", ".json", ".txt", ".md", ".zip", ".parquet")
 
 def fits(place: Place) -> bool:
     """One of the first folders holds masks/ and images/ with one image."""
-    folders = (place.join(name) for name in place.names if _may_be_folder(name))
+    folders = (place.below(name) for name in place.names if _may_be_folder(name))
     return any(_is_one_image(folder) for folder in islice(folders, _TRIED))
 
 
-def _is_one_image(folder: str) -> bool:
+def _is_one_image(folder: Place) -> bool:
     """Not a split, with a map an image in masks/."""
-    if not {"images", "masks"} <= set(storage.list_names(folder)):
+    if not {"images", "masks"} <= set(folder.names):
         return False
-    return sum(map(is_image, storage.list_names(storage.join(folder, "images")))) <= 1
+    return sum(map(is_image, folder.below("images").names)) <= 1
 
 
 def _may_be_folder(name: str) -> bool:

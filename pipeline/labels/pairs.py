@@ -13,7 +13,6 @@ or objects, names don't tell.
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from pipeline import storage
 from pipeline.errors import DataError
 from pipeline.images.signatures import READABLE
 from pipeline.labels.base import Place, first_few
@@ -85,7 +84,7 @@ def match(
         maps = {name: images.pop(name) for name in _maps_beside(set(images))}
     else:
         maps = by_stem(maps_folder, problems)
-        if not maps and (other := advice(Place.look(maps_folder))):
+        if not maps and (other := advice(place.below(*pair.maps))):
             raise DataError(other)
     if not images:
         problems.append(Problem(folder, f"holds no {READABLE} image"))
@@ -134,7 +133,7 @@ def _two_folders(place: Place, maps: tuple[str, ...]) -> Iterator[Pair]:
 
 def _in_splits(place: Place, maps: tuple[str, ...]) -> Iterator[Pair]:
     for split in filter(is_split, place.names):
-        for images, labels, inside in _folders(Place.look(place.join(split)), maps):
+        for images, labels, inside in _folders(place.below(split), maps):
             if any(map(is_image, inside)):
                 tells = labels in _OF_OBJECTS
                 yield Pair((split, images), (split, labels), split_of(split), tells)
@@ -143,7 +142,7 @@ def _in_splits(place: Place, maps: tuple[str, ...]) -> Iterator[Pair]:
 
 def _beside(place: Place) -> Iterator[Pair]:
     for split in filter(is_split, place.names):
-        maps = _maps_beside(_stems(storage.list_names(place.join(split))))
+        maps = _maps_beside(_stems(place.below(split).names))
         if maps:
             yield Pair((split,), (split,), split_of(split), _are_masks(maps))
     maps = _maps_beside(_stems(place.names))
@@ -156,12 +155,12 @@ def _are_masks(maps: Iterable[str]) -> bool:
     return all(name.endswith("_masks") for name in maps)
 
 
-def _folders(place: Place, maps: tuple[str, ...]) -> Iterator[tuple[str, str, list[str]]]:
+def _folders(place: Place, maps: tuple[str, ...]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """The folder of images, and each that may be of their maps, with what is in it."""
     images = next((name for name in IMAGES if name in place.names), None)
     for labels in maps if images else ():
         if images and labels in place.names:
-            yield images, labels, storage.list_names(place.join(labels))
+            yield images, labels, place.below(labels).names
 
 
 def _stems(names: Iterable[str]) -> set[str]:
