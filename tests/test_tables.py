@@ -1,10 +1,15 @@
-"""The masks table: maps survive their tiles, also where they are large or full of objects."""
+"""Files of the tables: maps survive their tiles, and what killed writers left goes."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline.tables import masks
+from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.masks import decode_tiles, encode_tiles
+from pipeline.tables.orphans import remove_orphans
+from pipeline.tables.spec import DatasetSpec
 
 
 @pytest.mark.parametrize(("tile", "shape"), [(2048, (50, 70)), (32, (100, 75)), (32, (32, 33))])
@@ -32,3 +37,15 @@ def test_more_objects_than_16_bits_hold() -> None:
     rows = list(encode_tiles(semantic, instances, n))
     assert len(rows) == 4
     assert np.array_equal(decode_tiles(rows, 700, 700)[1], instances)
+
+
+def test_what_a_killed_writer_left_goes_however_the_output_is_spelled(tmp_path: Path) -> None:
+    dataset = OutputDataset.accepting(
+        f"file://{tmp_path}/out/", DatasetSpec(classes=(), model="m", settings={})
+    )
+    dataset.create()
+    left = tmp_path / "out/objects/.0123456789abcdef.parquet.tessera-0123abcd"
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+    remove_orphans(dataset.uri)
+    assert not left.exists()

@@ -37,7 +37,7 @@ class OutputDataset:
         Raises:
             DatasetError: there is none, or it is of another schema.
         """
-        uri = storage.absolute(uri)
+        uri = storage.canonical(uri)
         spec = read_spec(uri)
         if spec is None:
             raise DatasetError(f"{uri} is not an output dataset: it has no dataset.json")
@@ -55,7 +55,7 @@ class OutputDataset:
             DatasetError: says in which way it holds something else, and what to do.
             StorageError: it can't be looked at, or written to.
         """
-        uri = storage.absolute(uri)
+        uri = storage.canonical(uri)
         found = read_spec(uri)
         if found is None:
             _check_free(uri)
