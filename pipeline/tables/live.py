@@ -28,6 +28,8 @@ def live_images(snapshot: Snapshot, runs: Sequence[Run]) -> Iterator[pa.RecordBa
     replaced = pa.array(snapshot.replaced.keys(), pa.string())
     unplanned = set(snapshot.shards)
     for run in reversed(runs):
+        if not unplanned:
+            return
         wanted, told = pa.array(unplanned, pa.string()), set[str]()
         for batch in run.plan():
             found = batch.filter(pc.is_in(batch["shard"], wanted)).select(LIVE.names)
