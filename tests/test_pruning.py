@@ -136,6 +136,7 @@ def test_a_writer_whose_clock_is_ahead_changes_nothing(scene: Scene) -> None:
     scene.assert_whole()
 
 
+@pytest.mark.slow
 def test_images_of_another_input_stay(scene: Scene, tmp_path: Path) -> None:
     write_image(tmp_path / "more/site-a/other.png", 5)
     other = Scene(tmp_path / "more", scene.output, scene.model)
