@@ -26,6 +26,8 @@ def test_pixels_and_labels_stay_together(shape: tuple[int, int], zoom: float) ->
     # Constant over an image: what is made of it is that, whatever the size and the margins are.
     pixels = np.full((*shape, 2), (7, 50_000), np.uint16)
     seen = zoomed(Sample("a", pixels, Label((ids > 0).astype(np.uint8), ids)), Zoom.of(zoom))
+    # Row by row, or each crop that looks for an object would copy all of it.
+    assert seen.label.instances.flags.c_contiguous
     sides = tuple(zoomed_side(side, Zoom.of(zoom)) for side in shape)
     assert seen.label.instances.shape == seen.label.semantic.shape == sides
     assert seen.pixels.shape == (*sides, 2)

@@ -26,12 +26,11 @@ def zoomed(sample: Sample, zoom: Zoom) -> Sample:
         return sample
     label, shape = sample.label, sample.label.semantic.shape
     rows, columns = (_nearest(side, zoom) for side in shape)
+    shown = np.ix_(rows, columns)  # which gives arrays in their usual order, row by row
     objects = tuple(
         found for one in label.objects if (found := _zoomed_object(one, rows, columns)) is not None
     )
-    seen = Label(
-        label.semantic[rows][:, columns], label.instances[rows][:, columns], objects, label.remarks
-    )
+    seen = Label(label.semantic[shown], label.instances[shown], objects, label.remarks)
     return replace(sample, pixels=_zoomed_pixels(sample.pixels, zoom), label=seen)
 
 
