@@ -576,6 +576,15 @@ def test_a_tiff_with_absurd_dimensions(tmp_path: Path, side: int) -> None:
 
 
 @pytest.mark.parametrize("version", [2, 3])
+def test_a_level_that_a_zarr_has_not_is_told(tmp_path: Path, version: int) -> None:
+    write_zarr(tmp_path / "a.zarr", version, "yx")
+    shutil.rmtree(tmp_path / "a.zarr/1")
+    with pytest.raises(RejectError, match="its level 1 is not there") as caught:
+        open_windows(str(tmp_path / "a.zarr"))
+    assert caught.value.code == "corrupt"
+
+
+@pytest.mark.parametrize("version", [2, 3])
 def test_of_several_images_in_a_zarr_the_first_is_read(tmp_path: Path, version: int) -> None:
     """As bioformats2raw lays out a slide, with its label and overview as further images."""
     path = tmp_path / "slide.zarr"

@@ -72,7 +72,7 @@ def open_zarr(uri: str, choice: LevelChoice) -> ZarrWindows:
         group, multiscale = _first_image(zarr.open_group(store, mode="r"))
         axes = _axes(multiscale)
         paths = [entry["path"] for entry in multiscale["datasets"]]
-        arrays: list[Any] = [group[path] for path in paths]
+        arrays = [_array(group, path) for path in paths]
         levels = [
             _level(array.shape, axes, entry, multiscale)
             for array, entry in zip(arrays, multiscale["datasets"], strict=True)
@@ -87,6 +87,15 @@ def open_zarr(uri: str, choice: LevelChoice) -> ZarrWindows:
                 "supported",
             )
     return ZarrWindows(array, axes)
+
+
+def _array(group: Any, path: str) -> Any:
+    try:
+        return group[path]
+    except KeyError as error:
+        raise RejectError(
+            "corrupt", f"damaged Zarr: its level {path} is not there; was it copied whole?"
+        ) from error
 
 
 def _first_image(group: Any) -> tuple[Any, dict[str, Any]]:
