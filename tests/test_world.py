@@ -86,7 +86,7 @@ def train(
     """
     torch.manual_seed(5)
     values = {
-        "data": "d", "output": "o", "epochs": 3, "min_steps": STEPS // 3, "crop": 32,
+        "data": "d", "output": "o", "zoom": 1, "epochs": 3, "min_steps": STEPS // 3, "crop": 32,
         "precision": "float32", "batch_size": case.batch_size, "accumulate": case.accumulate,
         "augment": STILL, "optimizer": OptimizerSettings(learning_rate=1e-3),
         "network": NetworkSettings(depth=2, width=4, norm=case.norm),
