@@ -633,9 +633,9 @@ def test_ids_that_look_like_classes_are_told(
 def test_labels_of_no_image_are_told(tmp_path: Path) -> None:
     """The image may be of a kind that is not read."""
     write_folder(tmp_path)
-    (tmp_path / "images/c.png").rename(tmp_path / "images/c.bmp")
+    (tmp_path / "images/c.png").rename(tmp_path / "images/c.gif")
     (note,) = open_data(str(tmp_path)).check().notes
-    assert str(note) == f"{tmp_path}/labels holds 1 maps of which there is no image in images/: c"
+    assert str(note) == f"{tmp_path}/labels holds 1 map of which there is no image in images/: c"
 
 
 # Class maps

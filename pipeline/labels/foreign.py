@@ -20,7 +20,7 @@ _ADVICE = (
     (r"\.xml", "draw its outlines as label images in labels/, or export them as COCO"),
     (r"\.json", "export as COCO, which is one JSON file for many images, or convert it to that"),
     (r"/labels/([^/]+/)?[^/]+\.txt", "export as COCO instead of YOLO's text files"),
-    (r"\.(bmp|gif|webp)", "save images and labels as PNG or TIFF"),
+    (r"\.gif", "save images and labels as PNG or TIFF"),
 )
 """How a file's URI ends → what to do with such files; the first that fits."""
 

@@ -21,6 +21,7 @@ from pipeline.labels.files import by_stem, is_image, stem
 from pipeline.labels.foreign import advice
 from pipeline.labels.splits import is_split, split_of
 from pipeline.records import Problem
+from pipeline.wording import plural
 
 SEMANTIC = "semantic"
 """Class maps beside the object ids in labels/."""
@@ -94,7 +95,8 @@ def match(
         fitting = (base + end for base in bases for end in endings)
         found[name] = uri, next((maps.pop(one) for one in fitting if one in maps), None)
     if maps and images:
-        what = f"holds {len(maps):,} maps of which there is no image in {'/'.join(pair.images)}/"
+        number, where = plural(len(maps), "map"), "/".join(pair.images)
+        what = f"holds {number} of which there is no image in {where}/"
         notes.append(Problem(maps_folder, f"{what}: {first_few(sorted(maps))}"))
     return found
 
