@@ -486,12 +486,13 @@ def test_tiny_objects_are_not_taken_for_noise(name: str) -> None:
     """Spots of 3 pixels across were dropped, all of them, by a model that had found them."""
     spots = discs(128, 1, 10)
     got = chosen([spots], method=MethodSettings(name=name)).settings.method
+    assert got.reach == 16
     method = build_method(got, CELLS)
     outputs = perfect_outputs(method, spots.label)
     found = method.decode({k: m[0].numpy() for k, m in method.maps(outputs).items()})
     assert len(found.scores) == spots.label.instances.max()
     usual = chosen([discs(128, 5, 20)])
-    assert usual.settings.method.min_area == 8
+    assert (usual.settings.method.min_area, usual.settings.method.reach) == (8, 64)
     assert reason(usual, "method.min_area") == "small objects have 72 pixels"  # of 81, in bins
 
 

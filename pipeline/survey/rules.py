@@ -62,6 +62,7 @@ GPU = Recipe(
 )
 
 _LEAST_REACH = 64  # pixels
+_TINY, _TINY_REACH = 8, 16  # of ways of a pixel or two, as small shares of more, little is learned
 _SMALL = 0.05  # quantile of the diameters that stands for small objects
 _LEAST_SMALL, _LEAST_MEDIAN = 6, 16  # pixels of a diameter that reducing images has to leave
 _LEAST_WIDTH = 24  # likewise of classes that are no objects
@@ -252,6 +253,8 @@ def choose_full_resolution(recipe: Recipe) -> tuple[Literal["full", "light"], st
 def choose_reach(train: SplitFingerprint) -> tuple[int, str]:
     """As far as a large object is wide: its middle lies half as far, unless it is long."""
     large = diameter_quantile(train.diameters, _LARGE)
+    if large <= _TINY:
+        return _TINY_REACH, f"large objects have a diameter of {large:.0f} pixels"
     if math.isnan(large) or large <= _LEAST_REACH:
         return _LEAST_REACH, "enough for objects of any size here"
     return math.ceil(large / 16) * 16, f"large objects have a diameter of {large:.0f} pixels"
