@@ -774,17 +774,23 @@ def test_class_lists_as_people_write_them(tmp_path: Path, file: str, text: str) 
         ("default/{}.png", "defaultannot/{}.png", "label_colors.txt", "{1} {2} {3} {0}"),
         ("JPEGImages/{}.png", "SegmentationClass/{}.png", "labelmap.txt", "{0}:{1},{2},{3}::"),
         ("{0}/{0}.jpg", "{0}/{0}_mask.png", "{0}/_classes.csv", "{4}, {0}"),
+        ("images/{0}/{0}.jpg", "annotations/{0}/{0}.png", "objectInfo150.txt", "{5}\t0.1\t1\t{0}"),
     ],
-    ids=["CVAT CamVid", "CVAT segmentation mask", "Roboflow"],
+    ids=["CVAT CamVid", "CVAT segmentation mask", "Roboflow", "ADE20K"],
 )
 def test_class_maps_as_tools_export_them(
     tmp_path: Path, image: str, label: str, classes: str, content: str
 ) -> None:
-    header = "Pixel Value, Class" if classes.endswith("csv") else "# label:color_rgb:parts:actions"
-    rows = [content.format(k, *rgb, i) for i, (k, rgb) in enumerate(PALETTE.items())]
+    headers = {"_classes.csv": "Pixel Value, Class", "objectInfo150.txt": "Idx\tRatio\tStuff\tName"}
+    header = headers.get(classes.rpartition("/")[2], "# label:color_rgb:parts:actions")
+    rows = [content.format(k, *rgb, i, i + 1) for i, (k, rgb) in enumerate(PALETTE.items())]
     ids = class_ids()
+    first = 1 if "Idx" in header else 0
+    if first:
+        del rows[2]
     for i, split in enumerate(("train", "valid")):
         as_map = ids if classes.endswith("csv") else colour_map(ids)
+        as_map = np.where(ids == 2, 0, ids + 1).astype(np.uint8) if first else as_map
         (tmp_path / image.format(split)).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture(i)).save(tmp_path / image.format(split))
         save(tmp_path / label.format(split), as_map)
@@ -792,7 +798,7 @@ def test_class_maps_as_tools_export_them(
     data = open_data(str(tmp_path)).check()
     assert [spec.name for spec in data.classes] == ["sky", "road"]
     assert {one.split for one in data.images} == {"train", "val"}
-    wanted = np.where(ids == 2, VOID, ids)
+    wanted = np.where(ids == 2, VOID, ids + first)
     assert all(np.array_equal(one.semantic, wanted) for one in labels(data).values())
 
 

@@ -5,6 +5,7 @@
     label_colors.txt      'r g b name' a line, likewise
     labelmap.txt          'name:r,g,b:…:…' a line, likewise (CVAT)
     codes.txt             'name' a line, likewise, or 'id name' in every line
+    objectInfo150.txt     Idx, Ratio, …, Name; 0 is void (ADE20K)
     _classes.csv          Pixel Value, Class (Roboflow, in the folder of each split)
 
 In all but the first, rows named void, unlabelled or ignore are no class, but pixels that nobody
@@ -30,7 +31,7 @@ from pipeline.records import VOID, Classes, ClassSpec, thing_ids
 
 CLASSES_FILE = "classes.yaml"
 _COLOUR_FILES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")
-LIST_FILES = (*_COLOUR_FILES, "codes.txt", "classes.txt")
+LIST_FILES = (*_COLOUR_FILES, "codes.txt", "classes.txt", "objectInfo150.txt")
 """Names under which class lists of semantic data sets are found."""
 _VOID_NAMES = {"void", "unlabelled", "unlabeled", "ignore", "ignored"}
 _BACKGROUND_NAMES = {"background", "_background_", "bg"}
@@ -214,7 +215,7 @@ def _read_table(uri: str) -> list[_Row]:
     """The rows of a CSV; ids are their places."""
     rows = [{key.lower(): value for key, value in row.items()} for row in read_rows(uri)]
     if rows and {"pixel value", "class"} <= rows[0].keys():
-        return [_Row(_pixel_value(uri, row), row["class"], None) for row in rows]
+        return [_Row(_number(uri, row["pixel value"]), row["class"], None) for row in rows]
     if not rows or not {"name", "r", "g", "b"} <= rows[0].keys():
         raise DataError(f"{uri} needs a header with the columns name, r, g, b")
     for number, row in enumerate(rows, start=1):
@@ -224,16 +225,19 @@ def _read_table(uri: str) -> list[_Row]:
     return [_Row(i, row["name"], colours[i]) for i, row in enumerate(rows)]
 
 
-def _pixel_value(uri: str, row: dict[str, str]) -> int:
-    if not row["pixel value"].isdecimal():
-        raise DataError(f"{uri} has the pixel value {row['pixel value']}, which is no number")
-    return int(row["pixel value"])
+def _number(uri: str, word: str) -> int:
+    if not word.isdecimal():
+        raise DataError(f"{uri} has the value {word or 'nothing'}, which is no number")
+    return int(word)
 
 
 def _read_lines(uri: str) -> list[_Row]:
     """The lines of a text file: all 'r g b name' or CVAT's, all 'id name', or all names."""
     lines = [line.strip() for line in read_text(uri).splitlines()]
     lines = [line for line in lines if line and not line.startswith("#")]
+    if lines and lines[0].startswith("Idx\t"):
+        rows = [(line.split("\t")[0], line.split("\t")[-1]) for line in lines[1:]]
+        return [_Row(0, "void", None), *(_Row(_number(uri, id), name, None) for id, name in rows)]
     if lines and _HEADER_LINE.match(lines[0]):
         del lines[0]
     lines = [_CVAT_LINE.sub(r"\2 \3 \4 \1", line) for line in lines]
