@@ -112,8 +112,9 @@ def test_mlflow_keeps_settings_figures_and_the_card(
     assert run.info.status == "FINISHED"
     assert run.data.params["network.depth"] == "2"
     history = client.get_metric_history(run.info.run_id, "val/score")
-    epochs = [metric.step for metric in history]
-    assert (epochs[0], epochs[-1]) == (1, 8)
+    lines = Path(trained, "metrics.jsonl").read_text().splitlines()
+    steps = [line["step"] for line in map(json.loads, lines) if not line["final"]]
+    assert [metric.step for metric in history] == steps, "an epoch may have several validations"
     names = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
     assert {"README.md", "curve.png", "bundle.json", "metrics.jsonl"} <= names
 

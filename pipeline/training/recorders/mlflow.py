@@ -61,7 +61,7 @@ class MLflowRecorder:
             "train/megapixels_per_second": report.pixels_per_second / 1e6,
         } | {f"val/{name}": value for name, value in report.metrics.items()}
         now = int(time.time() * 1000)
-        metrics = [Metric(_allowed(k), v, now, report.epoch) for k, v in values.items()]
+        metrics = [Metric(_allowed(k), v, now, report.step) for k, v in values.items()]
         self.client.log_batch(self.run_id, metrics=metrics)
 
     def done(self, bundle_uri: str) -> None:
