@@ -773,11 +773,13 @@ def test_class_lists_as_people_write_them(tmp_path: Path, file: str, text: str) 
     [
         ("default/{}.png", "defaultannot/{}.png", "label_colors.txt", "{1} {2} {3} {0}"),
         ("JPEGImages/{}.png", "SegmentationClass/{}.png", "labelmap.txt", "{0}:{1},{2},{3}::"),
+        ("701_StillsRaw_full/{}.png", "LabeledApproved_full/{}_L.png", "label_colors.txt",
+         "{1} {2} {3}\t\t{0}"),
         ("{0}/{0}.jpg", "{0}/{0}_mask.png", "{0}/_classes.csv", "{4}, {0}"),
         ("images/{0}/{0}.jpg", "annotations/{0}/{0}.png", "objectInfo150.txt", "{5}\t0.1\t1\t{0}"),
     ],
-    ids=["CVAT CamVid", "CVAT segmentation mask", "Roboflow", "ADE20K"],
-)
+    ids=["CVAT CamVid", "CVAT segmentation mask", "CamVid", "Roboflow", "ADE20K"],
+)  # fmt: skip
 def test_class_maps_as_tools_export_them(
     tmp_path: Path, image: str, label: str, classes: str, content: str
 ) -> None:

@@ -4,6 +4,7 @@
     images/ and masks/, labels/ or annotations/, also with train/, val/ inside    ADE20K, fast.ai
     train/images/ and train/masks/, also for val/ and test/                       StarDist
     JPEGImages/ and SegmentationClass/                                            Pascal VOC
+    701_StillsRaw_full/ and LabeledApproved_full/                                 CamVid's own
     x.png and x_masks.png, or x_img.png and x_masks.png, in one folder            Cellpose
 
 A map's name is the image's, or that followed by one of `_ENDINGS`. What its values mean, classes
@@ -30,6 +31,7 @@ MAPS = ("masks", "mask", "labels", "annotations", "labelmaps")
 OBJECT_MAPS = ("labels", SEMANTIC, "masks", "mask")
 """The same where objects are looked for: those of labels/ come first."""
 VOC = ("JPEGImages", "SegmentationClass", "ImageSets")
+_CAMVID = ("701_StillsRaw_full", "LabeledApproved_full")
 _AFTER_SPLIT = ("annot", "_labels", "_annot", "_masks", "_mask", "_label", "labels", "masks")
 _ENDINGS = ("_L", "_P", "_mask", "_masks", "_cp_masks", "_label", "_labels", "-labelled", "_gt",
             "_seg", "_segmentation")  # fmt: skip
@@ -56,7 +58,7 @@ class Pair:
 
 def find_pairs(place: Place, maps: tuple[str, ...] = MAPS) -> list[Pair]:
     """The pairs that are there; `maps` are names that a folder of maps may have."""
-    found = [*_alike(place), *_voc(place), *_two_folders(place, maps)]
+    found = [*_alike(place), *_by_name(place), *_two_folders(place, maps)]
     return found or [*_in_splits(place, maps)] or [*_beside(place)]
 
 
@@ -115,9 +117,10 @@ def _alike(place: Place) -> Iterator[Pair]:
             yield Pair((name,), (maps[0],), split)
 
 
-def _voc(place: Place) -> Iterator[Pair]:
-    if set(VOC[:2]) <= set(place.names):
-        yield Pair((VOC[0],), (VOC[1],), None)
+def _by_name(place: Place) -> Iterator[Pair]:
+    for images, maps in (VOC[:2], _CAMVID):
+        if {images, maps} <= set(place.names):
+            yield Pair((images,), (maps,), None)
 
 
 def _two_folders(place: Place, maps: tuple[str, ...]) -> Iterator[Pair]:
