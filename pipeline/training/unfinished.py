@@ -105,7 +105,7 @@ def can_resume(settings: TrainSettings) -> bool:
 
 @contextlib.contextmanager
 def alone(settings: TrainSettings, on_wait: Callable[[str], None]) -> Iterator[Lease]:
-    """Nobody else trains to this output while the `with` lasts; a lease is left if it fails alone.
+    """Nobody else trains to this output while the `with` lasts; of a finished one no trace is left.
 
     Raises:
         LeaseError: somebody does.
