@@ -140,12 +140,12 @@ def test_a_training_outlives_a_store_that_is_away_and_tells_one_that_stays_away(
         return {path for path in fs.find(output) if path.endswith("/state.json")}
 
     job = Job.start(words, tmp_path / "log")
-    job.wait_until(checkpoints)
+    job.wait_until(checkpoints, 240)
     before = checkpoints()
     faulty_store.faults = Faults(refuse=True)
     time.sleep(10)
     faulty_store.faults = Faults()
-    job.wait_until(lambda: checkpoints() - before)
+    job.wait_until(lambda: checkpoints() - before, 240)
     faulty_store.faults = Faults(expired=1)
     assert job.wait() == 1
     assert "Traceback" not in job.text()
