@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pipeline.errors import RejectError, TesseraError
 
 _LONGEST = 200  # characters of what a decoder says
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # of a Python object: another one in every run
+_NOISE = re.compile(r" at 0x[0-9a-fA-F]+| \(\d+ bytes not processed\)")
+"""The address of a Python object, another one in every run; how much Pillow had not yet used."""
 
 
 @contextlib.contextmanager
@@ -26,5 +27,5 @@ def refused(what: str) -> Iterator[None]:
             "memory", "needs more memory to decode than a process may have"
         ) from error
     except Exception as error:  # decoders have no common base for what damaged bytes make them say
-        reason = " ".join(_ADDRESS.sub("", str(error)).split()) or type(error).__name__
+        reason = " ".join(_NOISE.sub("", str(error)).split()) or type(error).__name__
         raise RejectError("corrupt", f"{what}: {reason[:_LONGEST]}") from error
