@@ -268,6 +268,11 @@ def masks_of(shown: np.ndarray) -> dict[str, Image.Image]:
         "palette.png": first_is_white,
         "quantized.png": Image.fromarray(drawn).convert("RGB").quantize(2),
         "traces.jpg": Image.fromarray(drawn),
+        "traces.webp": Image.fromarray(drawn).convert("RGB"),
+        "gray.bmp": Image.fromarray(drawn),
+        "bits.bmp": Image.fromarray(shown),
+        "quantized.bmp": Image.fromarray(drawn).convert("RGB").quantize(2),
+        "black.jp2": Image.fromarray(np.dstack([0 * white, 0 * white, 0 * white, drawn])),
     }
 
 
@@ -877,13 +882,14 @@ def test_pascal_voc_by_its_lists(tmp_path: Path) -> None:
 # Other laws
 
 
-def test_an_image_that_exif_turns_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_an_image_that_exif_turns_is_told(tmp_path: Path, suffix: str) -> None:
     write_folder(tmp_path)
     exif = Image.Exif()
     for name, orientation in (("a", 6), ("b", 1)):
         exif[ExifTags.Base.Orientation] = orientation
         (tmp_path / f"images/{name}.png").unlink()
-        Image.fromarray(picture(0)).save(tmp_path / f"images/{name}.jpg", exif=exif)
+        Image.fromarray(picture(0)).save(tmp_path / f"images/{name}.{suffix}", exif=exif)
     data = open_data(str(tmp_path)).check()
     samples = {i.name: read_sample(i, data.classes, data.void) for i in data.images}
     assert [name for name, one in samples.items() if one.label.remarks] == ["a"]

@@ -125,10 +125,10 @@ def alpha_of(data: bytes) -> NDArray[np.uint8] | None:
 
 
 def is_turned(data: bytes) -> bool:
-    """Whether a JPEG's EXIF says to show it turned or mirrored; pixels are read as stored."""
-    if detect_format(data) != "JPEG":
+    """Whether a photograph's EXIF says to show it turned or mirrored; pixels are read as stored."""
+    if detect_format(data) not in ("JPEG", "WebP"):
         return False
-    with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+    with Image.open(io.BytesIO(data), formats=["JPEG", "WEBP"]) as image:
         return image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
 
 

@@ -5,9 +5,9 @@ ID/masks/*.png        an object each: every colour but black belongs to it
 classes.yaml          optional: the one class of things
 manifest.csv          optional: name (ID), split, and further columns
 
-Where a mask is transparent in part, what is not belongs to the object, in whatever colour. JPEG
-leaves traces beside what was drawn: there, what is nearer to white than to black belongs to it. An
-empty masks/ says that there is no object.
+Where a mask is transparent in part, what is not belongs to the object, in whatever colour. JPEG and
+WebP leave traces beside what was drawn: there, what is nearer to white than to black belongs to it.
+An empty masks/ says that there is no object.
 """
 
 import json
@@ -141,7 +141,7 @@ def _read_mask(uri: str) -> NDArray[np.bool_]:
         return alpha > 0
     if has_palette(data):  # any place in it may be black
         pixels = decode_file(data, uri)
-    if detect_format(data) == "JPEG":
+    if detect_format(data) in ("JPEG", "WebP"):
         pixels = pixels >= 128
     return np.asarray(pixels.any(-1))
 
