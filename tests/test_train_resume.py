@@ -32,6 +32,7 @@ from pipeline.distributed.train import train_bundle
 from pipeline.errors import LeaseError, SettingsError
 from pipeline.labels import open_data
 from pipeline.models.bundle import load_spec
+from pipeline.synthetic import CLASSES
 from pipeline.tables.lease import hold_lease
 from pipeline.training.reports import EpochReport, StepReport
 from pipeline.training.samples import CachedSamples
@@ -156,7 +157,7 @@ def test_sigterm_saves_and_the_line_that_is_printed_resumes(annotated: str, tmp_
 def test_a_snapshot_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     settings = settings_for("data", tmp_path / "model", resume=True)
     configured = ConfiguredSettings(**dict(settings) | {"channels": 3, "zoom": 1, "batch_size": 8})
-    mark_unfinished(settings, configured, "run", None)
+    mark_unfinished(settings, configured, CLASSES, "run", None)
     folder = f"{checkpoints_uri(settings)}/run"
     tensors = {"network.weight": torch.arange(1000.0)}
     for done in (10, 20, 30):
@@ -172,14 +173,23 @@ def test_a_snapshot_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     anew = settings.model_copy(update={"resume": False, "restart": True})
     assert find_unfinished(anew) is None
     assert Path(folder).exists()  # as long as nothing is there in its place
-    mark_unfinished(anew, configured, "another", None)
+    mark_unfinished(anew, configured, CLASSES, "another", None)
     assert not Path(folder).exists()
+
+
+def test_a_training_goes_on_with_the_classes_it_began_with(tmp_path: Path) -> None:
+    """Also where there are as many: the network knows them by their places."""
+    before = Unfinished("uri", "run", TrainingState(), {}, CLASSES)
+    before.check_classes(CLASSES)
+    others = (*CLASSES[:-1], CLASSES[-1].model_copy(update={"name": "vessel"}))
+    with pytest.raises(SettingsError, match=r"3 vessel \(thing\); --restart starts over$"):
+        before.check_classes(others)
 
 
 def test_a_training_that_ended_before_it_began_is_not_in_the_way(tmp_path: Path) -> None:
     settings = settings_for("data", tmp_path / "model")
     configured = ConfiguredSettings(**dict(settings) | {"channels": 3, "zoom": 1, "batch_size": 8})
-    mark_unfinished(settings, configured, "run", None)
+    mark_unfinished(settings, configured, CLASSES, "run", None)
     snapshot = Snapshot(TrainingState(progress=1, finished=True), {"weight": torch.zeros(3)})
     save_snapshot(snapshot, f"{checkpoints_uri(settings)}/run/last")
     assert find_unfinished(settings) is None
@@ -222,7 +232,7 @@ def test_what_was_chosen_from_the_data_stays_when_a_training_goes_on(annotated: 
     given = TrainSettings(data=annotated, output="o")
     with ray_session() as resources:
         chosen = survey(open_data(annotated, val_fraction=0.2)).configure(given, 1, resources)
-    before = Unfinished("uri", "run", TrainingState(), chosen.settings.result_settings())
+    before = Unfinished("uri", "run", TrainingState(), chosen.settings.result_settings(), CLASSES)
     assert len(open_settings(given)) > 10
     assert open_settings(before.fill_in(given)) == []
 
@@ -235,7 +245,7 @@ def test_what_another_model_settled_stays_when_a_training_goes_on() -> None:
     method = given.method.model_copy(update={"name": "instance", "reach": 32})
     changes = {"network": network, "normalize": normalize, "method": method, "channels": 3}
     chosen = given.model_copy(update=changes).result_settings()
-    again = Unfinished("uri", "run", TrainingState(), chosen).fill_in(given)
+    again = Unfinished("uri", "run", TrainingState(), chosen, CLASSES).fill_in(given)
     assert (again.network, again.normalize, again.method) == (network, normalize, method)
     assert again.method.left_to_learn == given.method.left_to_learn
 

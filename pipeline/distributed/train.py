@@ -106,6 +106,8 @@ def train_bundle(
     before = unfinished or pretrained
     filled = before.fill_in(settings) if before else settings
     data = open_data(settings.data, settings.labels, settings.val_fraction)
+    if unfinished:
+        unfinished.check_classes(data.classes)
     decide_method(settings.method, data)  # before any image is read
     with ray_session() as resources, unwrapped_errors(), stop_on_signals(signal.SIGTERM) as stop:
         fewest, most = settings.worker_range or (resources.gpus or resources.nodes,) * 2
@@ -121,32 +123,28 @@ def train_bundle(
         if stop.is_set():
             raise StoppedError("stopped before the first step")
         run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:4]}"
+        job = TrainJob(
+            settings=configured,
+            spec=_spec(configured, loaded.survey),
+            streams=loaded.streams(configured),
+            crop_weights=_crop_weights(configured, loaded.survey),
+            threads=max(1, int(resources.largest_node_cpus) // _per_node(most, resources)),
+            started=began,
+            run_uri=storage.join(checkpoints_uri(settings), run),
+            resume_from=unfinished.uri if unfinished else None,
+            pretrained=pretrained.model if pretrained else None,
+        )
+        scaling = _scaling((fewest, most), resources)
         with alone(settings, lambda text: on_report(Notice(text))) as lease:
-            mark_unfinished(settings, configured, run, unfinished)
+            mark_unfinished(settings, configured, data.classes, run, unfinished)
             with recording(configured, on_report) as recorders:
                 with listening(recorders, stop) as mailbox:
-                    job = TrainJob(
-                        settings=configured,
-                        spec=_spec(configured, loaded.survey),
-                        streams=loaded.streams(configured),
-                        crop_weights=_crop_weights(configured, loaded.survey),
-                        threads=max(
-                            1, int(resources.largest_node_cpus) // _per_node(most, resources)
-                        ),
-                        started=began,
-                        mailbox=mailbox,
-                        run_uri=storage.join(checkpoints_uri(settings), run),
-                        resume_from=unfinished.uri if unfinished else None,
-                        pretrained=pretrained.model if pretrained else None,
-                    )
-                    scaling = _scaling((fewest, most), resources)
-                    checkpoint = _run(job, dict(loaded.decoded), scaling, run)
+                    checkpoint = _run(job, mailbox, dict(loaded.decoded), scaling, run)
                 check_held(lease.hold)
                 result = _publish(uri_of(checkpoint, job.run_uri), configured, began)
                 if configured.record.card:
-                    machine = Machine(
-                        most, job.threads, resources.cpus, resources.gpus, recorders.needs
-                    )
+                    needs = recorders.needs
+                    machine = Machine(most, job.threads, resources.cpus, resources.gpus, needs)
                     _write_card(result, configured, loaded.survey, machine, recorders)
                 recorders.done(settings.output)
             mark_finished(settings)
@@ -179,7 +177,11 @@ def _check_shares(settings: ConfiguredSettings, workers: int) -> None:
 
 
 def _run(
-    job: TrainJob, splits: dict[str, MaterializedDataset[Any]], scaling: ScalingConfig, run: str
+    job: TrainJob,
+    mailbox: Any,
+    splits: dict[str, MaterializedDataset[Any]],
+    scaling: ScalingConfig,
+    run: str,
 ) -> Checkpoint:
     """Ray Train from its start to the last snapshot, over the deaths of workers."""
     settings = job.settings
@@ -188,7 +190,7 @@ def _run(
     backend = "cpu:gloo,cuda:nccl" if scaling.use_gpu else "gloo"
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "mailbox": mailbox},
         datasets=dict(splits),
         dataset_config=DataConfig(datasets_to_split=[]),  # workers share out crops, not images
         scaling_config=scaling,

@@ -52,7 +52,6 @@ class TrainJob:
     """Of the training images, in the order of names."""
     threads: int
     started: float
-    mailbox: Any
     run_uri: str
     """Where the checkpoints of this run go."""
     resume_from: str | None
@@ -65,7 +64,7 @@ def train_worker(config: dict[str, Any]) -> None:
     """Train to the end, or until told to stop."""
     job: TrainJob = config["job"]
     with explained_memory(job.settings):
-        _train(job)
+        _train(job, config["mailbox"])
 
 
 @contextlib.contextmanager
@@ -85,7 +84,7 @@ def explained_memory(settings: ConfiguredSettings) -> Iterator[None]:
         ) from error
 
 
-def _train(job: TrainJob) -> None:
+def _train(job: TrainJob, mailbox: Any) -> None:
     settings, spec = job.settings, job.spec
     torch.set_num_threads(job.threads)
     torch.manual_seed(settings.seed)
@@ -123,7 +122,7 @@ def _train(job: TrainJob) -> None:
         started=job.started,
         # All workers keep the same statistics: there is nothing to send before each step.
         wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
-        on_step=StepReporter(job.mailbox) if is_first else lambda report: False,
+        on_step=StepReporter(mailbox) if is_first else lambda report: False,
         snapshot=_snapshot_to_resume(job),
         end_validations=1 + _PUBLISHING + _TUNING * tuned_on,
     )
@@ -132,7 +131,7 @@ def _train(job: TrainJob) -> None:
             bundle = _finish(training, spec) if training.state.finished else None
             _save(training, bundle, event, job.run_uri, is_first)
         elif is_first:
-            deliver(job.mailbox, event)
+            deliver(mailbox, event)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline import storage
 from pipeline.config import ConfiguredSettings, MethodSettings, TrainSettings
 from pipeline.errors import DataError, SettingsError
+from pipeline.records import Classes
 from pipeline.tables.layout import LEASE
 from pipeline.tables.lease import Lease, hold_lease
 from pipeline.training.output import CHECKPOINTS, check_free
@@ -40,6 +41,7 @@ class _Marker(BaseModel):
     """As they were given, but for what doesn't change the result."""
     chosen: dict[str, Any]
     """The same with nothing left open."""
+    classes: Classes
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,23 @@ class Unfinished:
     run: str
     state: TrainingState
     chosen: dict[str, Any]
+    classes: Classes
+
+    def check_classes(self, classes: Classes) -> None:
+        """What goes on knows classes by their places.
+
+        Raises:
+            SettingsError: the data has others by now.
+        """
+        if classes != self.classes:
+            was, now = (
+                ", ".join(f"{one.id} {one.name} ({one.kind})" for one in each)
+                for each in (self.classes, classes)
+            )
+            raise SettingsError(
+                f"setting data: its classes were {was} when the training began, and are {now}; "
+                "--restart starts over"
+            )
 
     def fill_in(self, settings: TrainSettings) -> TrainSettings:
         """What was chosen then, from the data or another model, stays as it is."""
@@ -119,6 +138,7 @@ def alone(settings: TrainSettings, on_wait: Callable[[str], None]) -> Iterator[L
 def mark_unfinished(
     settings: TrainSettings,
     configured: ConfiguredSettings,
+    classes: Classes,
     run: str,
     before: Unfinished | None,
 ) -> None:
@@ -132,6 +152,7 @@ def mark_unfinished(
         runs=runs,
         settings=settings.result_settings(),
         chosen=configured.result_settings(),
+        classes=classes,
     )
     storage.write_bytes(_marker_uri(settings), marker.model_dump_json(indent=2).encode())
 
@@ -175,7 +196,7 @@ def _newest_snapshot(marker: _Marker) -> Unfinished | None:
             folder = file.uri.rpartition("/")[0]
             snapshot = load_snapshot(folder)
             if snapshot is not None and not snapshot.state.in_vain:
-                found.append(Unfinished(folder, run, snapshot.state, marker.chosen))
+                found.append(Unfinished(folder, run, snapshot.state, marker.chosen, marker.classes))
     return max(found, key=lambda one: one.state.done, default=None)
 
 
