@@ -9,6 +9,7 @@ import cv2
 import duckdb
 import numpy as np
 import pytest
+import tifffile
 from pycocotools import mask as coco_mask
 
 from jobs import count, overlay, predict
@@ -353,6 +354,39 @@ def test_counts_are_those_of_the_objects(output: Path, capsys: pytest.CaptureFix
 
 
 PARTS = {"large": 1, "spread": 64, "size": 64}
+
+
+@pytest.mark.slow
+def test_chosen_channels_are_as_images_of_these(
+    annotated: str, trained: str, tmp_path: Path
+) -> None:
+    """At once and in parts; and the tables tell the intensities of all."""
+    for name in ("plain", "stacked"):
+        (tmp_path / name).mkdir()
+    for source in sorted(Path(annotated, "images").glob("*.png"))[:3]:
+        image = cv2.imread(str(source), cv2.IMREAD_COLOR_RGB)
+        more = np.dstack([image[..., 2], image[..., 0] // 2, image[..., 0], image[..., 1]])
+        tifffile.imwrite(tmp_path / f"plain/{source.stem}.tif", image, photometric="rgb")
+        planes = np.moveaxis(more, -1, 0)
+        tifffile.imwrite(tmp_path / f"stacked/{source.stem}.tif", planes, metadata={"axes": "CYX"})
+    found = {}
+    chosen = {"channel": [2, 3, 0]}
+    for name, images, given in (
+        ("plain", "plain", {}),
+        ("chosen", "stacked", chosen),
+        ("parts", "stacked", chosen | {"regions": PARTS}),
+    ):
+        out = tmp_path / "out" / name
+        assert predict.work(settings(str(tmp_path / images), trained, out, **given)) == 0
+        found[name] = sql(out, "select rle, y0, x0, score from $objects order by rle, y0, x0")
+        channels = sql(out, "select distinct len(intensity_mean) from $objects")
+        assert channels == [(3 if name == "plain" else 4,)]
+    assert found["plain"] == found["chosen"] == found["parts"] != []
+    out = tmp_path / "out" / "none"
+    few = settings(str(tmp_path / "stacked"), trained, out, channel=[4])
+    assert predict.work(few) == 0
+    codes = sql(out, "select distinct code, message from $rejects")
+    assert codes == [("channels", "has 4 channels, and none of number 4")]
 
 
 @pytest.mark.slow

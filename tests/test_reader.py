@@ -465,5 +465,10 @@ def test_channels_fit_or_are_refused() -> None:
     gray = match_channels(np.full((2, 2, 3), 100, np.uint8), 1)
     assert gray.dtype == np.uint8
     assert (gray == 100).all()
-    with pytest.raises(RejectError, match="5 channels where the model takes 3; save one"):
+    five = np.arange(20, dtype=np.uint8).reshape(2, 2, 5)
+    assert np.array_equal(match_channels(five, 2, [3, 0]), five[..., [3, 0]])
+    assert np.array_equal(match_channels(five, 3, [4]), five[..., [4, 4, 4]])
+    with pytest.raises(RejectError, match="has 5 channels, and none of number 5"):
+        match_channels(five, 3, [0, 1, 5])
+    with pytest.raises(RejectError, match="5 channels where the model takes 3; --channel"):
         match_channels(np.zeros((2, 2, 5), np.uint8), 3)

@@ -21,7 +21,7 @@ _BUNDLES = "by default as in the bundle"
 _OVERRIDES = (
     "foreground_threshold", "vote_blur", "proposal_threshold", "overlap", "min_area", "min_score",
 )  # fmt: skip
-_LATER = ("proposal_threshold", "overlap", "min_score", "mpp")
+_LATER = ("proposal_threshold", "overlap", "min_score", "mpp", "channel")
 """Settings that the first outputs did not know, and say nothing of where they are not given."""
 
 
@@ -129,6 +129,12 @@ class PredictSettings(CollectionSettings, WritingSettings):
         gt=0,
         description="micrometres a pixel: read the level of a pyramid that is nearest to it",
     )
+    channel: list[Annotated[int, Field(ge=0)]] | None = Field(
+        None,
+        min_length=1,
+        description="channels of the images that the model is shown, counted from 0: as many as it "
+        "takes, or one that is repeated; by default all",
+    )
     precision: Precision = Field("auto", description=PRECISION)
     views: Annotated[Literal[1, 2, 4, 8], BeforeValidator(_as_number)] = Field(
         1,
@@ -221,8 +227,8 @@ class PredictSettings(CollectionSettings, WritingSettings):
 
     def results_settings(self) -> dict[str, Any]:
         """The settings that change results; the others only change how fast they come."""
-        keys = {"precision", "views", "regions", "reader", "level", "mpp", "zoom", *_OVERRIDES}
-        found = self.model_dump(mode="json", include=keys)
+        keys = {"precision", "views", "regions", "reader", "level", "mpp", "zoom", "channel"}
+        found = self.model_dump(mode="json", include={*keys, *_OVERRIDES})
         # It decides what is refused: who raises a limit has the rejects tried again, and no others.
         found["reader"] = ReaderSettings().model_dump(mode="json")
         for key in ("spread", "large"):

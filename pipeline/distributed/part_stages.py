@@ -58,7 +58,8 @@ def open_image(
         if image is None:
             whole = read_whole(source.uri, source.size, reader)
             image, pixels = whole, whole.pixels
-        bounds = image_range(image, settings.bundle.channels, settings.bundle.normalize)
+        bundle, chosen = settings.bundle, settings.predict.channel
+        bounds = image_range(image, bundle.channels, bundle.normalize, chosen)
         low, high = bounds.low.tolist(), bounds.high.tolist()
         found: Opened | Rejected = Opened(image.shape, tuple(low), tuple(high), pixels is None)
     except CredentialsError:

@@ -152,7 +152,8 @@ def load_predictor(settings: GraphSettings, threads: int) -> "Predictor":
         views=settings.predict.views,
         zoom=settings.zoom,
     )
-    return Predictor(engine, bundle.spec.channels, bundle.spec.normalize, settings.predict.regions)
+    spec, predict = bundle.spec, settings.predict
+    return Predictor(engine, spec.channels, spec.normalize, predict.regions, predict.channel)
 
 
 class PredictShard:

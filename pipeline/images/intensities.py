@@ -3,7 +3,7 @@
 So an image has the same range whether it is predicted at once or in parts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -16,8 +16,17 @@ _SAMPLE = 1 << 24  # pixels that the intensities of an image are measured from
 _CELL = 512  # pixels, side of what is taken from a larger image
 
 
-def image_range(image: WindowedImage, channels: int, settings: NormalizeSettings) -> IntensityRange:
+def image_range(
+    image: WindowedImage,
+    channels: int,
+    settings: NormalizeSettings,
+    chosen: Sequence[int] | None = None,
+) -> IntensityRange:
     """What becomes 0 and 1, measured once for the image, so that its parts agree.
+
+    Args:
+        channels: of the network.
+        chosen: see `match_channels`.
 
     Raises:
         RejectError: it is damaged, or has channels that the network does not take.
@@ -25,7 +34,7 @@ def image_range(image: WindowedImage, channels: int, settings: NormalizeSettings
     found = [image.read(box) for box in _measured(*image.shape[:2])]
     if len(found) > 1:
         found = [np.concatenate([cell.reshape(-1, 1, cell.shape[-1]) for cell in found])]
-    return measure_range(match_channels(found[0], channels), settings)
+    return measure_range(match_channels(found[0], channels, chosen), settings)
 
 
 def _measured(height: int, width: int) -> Iterator[Box]:

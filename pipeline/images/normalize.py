@@ -3,6 +3,7 @@
 So regions of one image agree with each other. Legend: H height, W width, C channels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.config import NormalizeSettings
 from pipeline.errors import RejectError
 from pipeline.records import Pixels
+from pipeline.wording import plural
 
 _GRAY = (0.299, 0.587, 0.114)  # luma of ITU-R BT.601
 _SAMPLE = 4_000_000  # values of a float channel that its percentiles are taken from
@@ -73,13 +75,22 @@ def without_offset(pixels: Pixels, bounds: IntensityRange) -> tuple[Pixels, Inte
     return moved, IntensityRange(np.zeros_like(bounds.low), bounds.high - bounds.low)
 
 
-def match_channels(pixels: Pixels, channels: int) -> Pixels:
+def match_channels(pixels: Pixels, channels: int, chosen: Sequence[int] | None = None) -> Pixels:
     """Fit (H, W, C) to what the network takes: gray is repeated, colour becomes gray.
 
+    Args:
+        chosen: the channels that are looked at, in this order; by default all as they are.
+
     Raises:
-        RejectError: for any other difference.
+        RejectError: for any other difference, or where a chosen one is not there.
     """
     found = pixels.shape[-1]
+    if chosen is not None:
+        if max(chosen) >= found:
+            raise RejectError(
+                "channels", f"has {plural(found, 'channel')}, and none of number {max(chosen)}"
+            )
+        return match_channels(pixels[..., list(chosen)], channels)
     if found == channels:
         return pixels
     if found == 1:
@@ -90,7 +101,7 @@ def match_channels(pixels: Pixels, channels: int) -> Pixels:
         return gray if pixels.dtype.kind == "f" else np.rint(gray).astype(pixels.dtype)
     raise RejectError(
         "channels",
-        f"has {found} channels where the model takes {channels}; save one of them as a gray image, "
+        f"has {found} channels where the model takes {channels}; --channel says which it is shown, "
         "or train on such images",
     )
 

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.images.normalize import IntensityRange, match_channels, normalize
+from pipeline.images.normalize import IntensityRange, normalize
 from pipeline.images.windows import WindowedImage
 from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep
@@ -37,7 +37,7 @@ def predict_part(
         pixels: of `read_window`, beginning at `corner`.
         size: height and width of the image.
     """
-    prepared = normalize(match_channels(pixels, predictor.channels), bounds)
+    prepared = normalize(predictor.fit(pixels), bounds)
     return predictor.predict_core(prepared, corner, core, size)
 
 

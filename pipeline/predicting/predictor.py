@@ -37,9 +37,17 @@ class Predictor:
         channels: int,
         normalization: NormalizeSettings,
         regions: RegionSettings,
+        chosen: Sequence[int] | None = None,
     ) -> None:
+        """Nothing is predicted yet.
+
+        Args:
+            channels: that the network takes.
+            chosen: the channels of the images that it is shown; by default all.
+        """
         self.engine = engine
         self.channels = channels
+        self.chosen = chosen
         self.normalization = normalization
         self.cutting = Cutting.of(regions, engine.stride, engine.context, engine.zoom)
         self.batch_pixels = regions.batch_pixels
@@ -50,9 +58,17 @@ class Predictor:
         Raises:
             RejectError: the channels don't fit the network.
         """
-        fitted = match_channels(pixels, self.channels)
+        fitted = self.fit(pixels)
         bounds = image_range(WholeImage(fitted), self.channels, self.normalization)
         return normalize(fitted, bounds)
+
+    def fit(self, pixels: Pixels) -> Pixels:
+        """(H, W, C) with the channels that the network takes.
+
+        Raises:
+            RejectError: they can't be had.
+        """
+        return match_channels(pixels, self.channels, self.chosen)
 
     def predict(self, images: Sequence[NDArray[np.float32]]) -> list[Maps]:
         """Prepared images (H, W, C) → their maps (H, W)."""
