@@ -19,7 +19,7 @@ from pipeline.metrics import Reliability
 from pipeline.metrics.judging import judge_objects
 from pipeline.models.unet import UNet
 from pipeline.predicting.predictor import Predictor
-from pipeline.records import Label, Sample
+from pipeline.records import Label, Maps, Sample, Segmentation
 from pipeline.synthetic import CLASSES, make_scene
 from pipeline.training import tuning
 from pipeline.training.reports import Validation
@@ -127,6 +127,24 @@ def seen_faintly(method: Method, scene: int) -> Seen:
         maps["foreground"][y - 1 : y + 2, x - 1 : x + 2] = 140
         maps["class"][y - 1 : y + 2, x - 1 : x + 2] = 2
     return Seen(label, maps)
+
+
+@pytest.mark.parametrize("name", ["instance", "proposals", "semantic"])
+def test_tuning_decodes_no_more_often_than_time_is_kept_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = build_method(MethodSettings(name=name), CLASSES)
+    times: list[int] = []
+    plain = type(method).decode
+
+    def counted(self: Method, maps: Maps) -> Segmentation:
+        times.append(1)
+        return plain(self, maps)
+
+    monkeypatch.setattr(type(method), "decode", counted)
+    tuned(MethodSettings(), name)
+    most = tuning.decodings(method) * len(SAMPLES)
+    assert 0.7 * most <= len(times) <= most
 
 
 def test_objects_that_lower_ap_are_left_out() -> None:

@@ -31,11 +31,10 @@ from pipeline.training.pretrained import begin_with
 from pipeline.training.reports import Validation, save_validation
 from pipeline.training.samples import CachedSamples
 from pipeline.training.state import Snapshot, load_snapshot, save_snapshot
-from pipeline.training.tuning import images_to_tune_on, tune_decoding
+from pipeline.training.tuning import decodings, images_to_tune_on, tune_decoding
 from pipeline.training.validation import look, validate
 
 _PUBLISHING = 1.0  # validations that it takes to measure the bundle once more, and to save it
-_TUNING = 1.5  # and to tune its decoding, where that is done on all of the images
 BUNDLE = "bundle"
 """Folder of the finished model in the last checkpoint."""
 
@@ -124,7 +123,8 @@ def _train(job: TrainJob, mailbox: Any) -> None:
         wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
         on_step=StepReporter(mailbox) if is_first else lambda report: False,
         snapshot=_snapshot_to_resume(job),
-        end_validations=1 + _PUBLISHING + _TUNING * tuned_on,
+        end_validations=1 + _PUBLISHING,
+        end_decodings=decodings(method) * tuned_on / job.threads,
     )
     for event in training.run():
         if isinstance(event, SaveDue):

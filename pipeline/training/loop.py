@@ -99,6 +99,7 @@ class Training:
         on_step: Callable[[StepReport], bool] = lambda report: False,
         snapshot: Snapshot | None = None,
         end_validations: float = 1.0,
+        end_decodings: float = 0.0,
     ) -> None:
         """Nothing is trained yet.
 
@@ -113,12 +114,14 @@ class Training:
             snapshot: where to go on from.
             end_validations: how much time to leave at the end, in validations: one is the last
                 validation itself, the rest is for what the caller does with the result.
+            end_decodings: and in decodings of all validation images by one thread.
         """
         self.method, self.train, self.validation = method, train, validation
         in_image = method.settings.in_image(settings.zoom)
         self.decoder = build_method(in_image, method.classes)
         self.settings, self.device, self.dtype = settings, device, dtype
-        self.on_step, self.end_validations = on_step, end_validations
+        self.on_step = on_step
+        self.end_validations, self.end_decodings = end_validations, end_decodings
         self.state = snapshot.state.model_copy() if snapshot else TrainingState()
         self.best: dict[str, Tensor] = unpacked("best", snapshot.tensors) if snapshot else {}
         if snapshot:
@@ -250,8 +253,9 @@ class Training:
     def _beat(self) -> _Beat:
         """What all do next, as the first of them decides."""
         state = self.state
-        reserve = state.validation_seconds * self.end_validations * _MARGIN
-        progress = max(state.progress, self.schedule.progress(state.done, reserve))
+        reserve = state.validation_seconds * self.end_validations
+        reserve += state.decoding_seconds * self.end_decodings
+        progress = max(state.progress, self.schedule.progress(state.done, reserve * _MARGIN))
         affordable = self.settings.validation_share * state.training_seconds
         late = progress - state.validated_progress >= _VALIDATE_EVERY
         soon_over = progress >= 1 - _SOON_OVER
@@ -298,7 +302,9 @@ class Training:
         state.validated, state.validated_progress = state.done, state.progress
         state.training_seconds, state.loss_sum = 0.0, 0.0
         before = state.validation_seconds or report.validation_seconds
-        state.validation_seconds = min(report.validation_seconds, _SURPRISE * before)
+        surprise = min(1.0, _SURPRISE * before / max(report.validation_seconds, 1e-9))
+        state.validation_seconds = report.validation_seconds * surprise
+        state.decoding_seconds = found.decoding_seconds * surprise
         # Images of many sizes leave holes that no step fills, and more of them each time.
         give_back_free_memory()
         return report

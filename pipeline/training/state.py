@@ -40,6 +40,7 @@ class TrainingState(BaseModel):
     validated: int = Field(0, description="steps done at the last validation")
     validated_progress: float = 0.0
     validation_seconds: float = Field(0.0, description="that the last validation took")
+    decoding_seconds: float = Field(0.0, description="of which for decoding and judging")
     training_seconds: float = Field(0.0, description="since the last validation")
     loss_sum: float = Field(0.0, description="over the steps since the last validation")
     finished: bool = False

@@ -62,6 +62,12 @@ def images_to_tune_on(method: Method, sizes: Sequence[tuple[int, ...]]) -> list[
     return evenly(len(sizes), max(1, int(len(sizes) * share)))
 
 
+def decodings(method: Method) -> int:
+    """How often `tune_decoding` decodes its images, at most: see what it does, in that order."""
+    tried = sum(len(values) for values in method.tunable.values())
+    return 1 + tried + 1 + 5 if thing_ids(method.classes) else 0
+
+
 def tune_decoding(method: Method, seen: Mapping[int, Seen], given: set[str]) -> MethodSettings:
     """The method's settings with thresholds that give the best mean AP, and with honest scores.
 

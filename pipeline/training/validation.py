@@ -6,6 +6,7 @@ same to the last bit however many processes there are.
 Legend: H height, W width.
 """
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -49,6 +50,8 @@ class Validated:
 
     validation: Validation
     overlays: tuple[Overlay, ...]
+    decoding_seconds: float
+    """Of its time, what this process took to decode and judge its share."""
 
 
 @dataclass(frozen=True)
@@ -88,18 +91,20 @@ def validate(
     rank, world = rank_and_world()
     shown = evenly(len(samples), _OVERLAYS) if with_overlays else []
     matrix = np.zeros((256, 256), np.int64)
-    judged = []
+    judged, decoding = [], 0.0
     for index in range(rank, len(samples), world):
         sample = samples[index]
         maps = seen[index].maps if index in seen else _maps(predictor, sample)
+        began = time.perf_counter()
         found = method.decode(maps)
         matrix += confusion(sample.label.semantic, found.semantic)
         judged.append(_judge(sample, maps, found, method.classes, shown=index in shown))
+        decoding += time.perf_counter() - began
     parts = gather((matrix, judged))
     images = [parts[i % world][1][i // world] for i in range(len(samples))]
     overlays = tuple(one.overlay for one in images if one.overlay is not None)
     whole: NDArray[np.int64] = np.sum([part[0] for part in parts], axis=0)
-    return Validated(_measure(images, whole, method), overlays)
+    return Validated(_measure(images, whole, method), overlays, decoding)
 
 
 def look(
