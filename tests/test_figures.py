@@ -102,7 +102,7 @@ def test_validation_is_the_same_on_any_number_of_workers(
         """A process of several, played by a thread."""
         place.value, place.barrier = (rank, world), barrier
         predictor = validation.build_predictor(
-            network, method, 3, TrainSettings(data="d", output="o"), torch.device("cpu"),
+            network, method, 3, TrainSettings(data="d", output="o", zoom=1), torch.device("cpu"),
             torch.float32,
         )  # fmt: skip
         seen = validation.look(predictor, samples, [0, 3, 4])  # of these it need not look again

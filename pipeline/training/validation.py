@@ -8,7 +8,7 @@ Legend: H height, W width.
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
@@ -50,7 +50,7 @@ class Validated:
 
     validation: Validation
     overlays: tuple[Overlay, ...]
-    decoding_seconds: float
+    decoding_seconds: float = field(compare=False)
     """Of its time, what this process took to decode and judge its share."""
 
 
