@@ -34,7 +34,7 @@ from pipeline.survey.facts import CELL_SIDES, ImageFacts, measure_image
 from pipeline.survey.fingerprint import DataFingerprint
 from pipeline.survey.picture import busiest_window, pick_images
 from pipeline.survey.problems import find_problems
-from pipeline.survey.rules import Hardware
+from pipeline.survey.recipes import Hardware
 from pipeline.survey.tally import diameter_bins, diameter_quantile
 from pipeline.synthetic import CLASSES, write_annotated
 from tests.conftest import ROOT

@@ -22,7 +22,7 @@ from pipeline.survey.configure import Configuration, configure
 from pipeline.survey.facts import ImageFacts, measure_image
 from pipeline.survey.fingerprint import DataFingerprint
 from pipeline.survey.problems import Findings, find_problems
-from pipeline.survey.rules import Hardware
+from pipeline.survey.recipes import Hardware
 
 _READ_TOGETHER = 8  # images whose pixels are held at once, beside what the object store has
 _MOST_A_TASK = 64  # images; so that progress shows

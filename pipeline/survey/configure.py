@@ -13,7 +13,7 @@ from pipeline.labels import AnnotatedData
 from pipeline.records import thing_ids
 from pipeline.survey import rules
 from pipeline.survey.fingerprint import USED_SPLITS, DataFingerprint
-from pipeline.survey.rules import CPU, GPU, Hardware
+from pipeline.survey.recipes import CPU, GPU, Hardware
 
 T = TypeVar("T")
 

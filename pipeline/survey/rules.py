@@ -1,11 +1,10 @@
 """How each setting follows from what the images say: a value, and the reason for it.
 
-What a kind of device takes well stands in `CPU` and `GPU`; the rules bend it to the data. How many
-crops would hold something is judged by windows of the nearest of `facts.CELL_SIDES`.
+What a kind of device takes well stands in `recipes`; the rules bend it to the data. How many crops
+would hold something is judged by windows of the nearest of `facts.CELL_SIDES`.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.config import DEFAULT_MIN_AREA
@@ -13,53 +12,9 @@ from pipeline.models.context import network_context
 from pipeline.records import Classes
 from pipeline.survey.facts import CELL_SIDES
 from pipeline.survey.fingerprint import DataFingerprint, SplitFingerprint
+from pipeline.survey.recipes import Hardware, Recipe
 from pipeline.survey.tally import diameter_quantile
 from pipeline.wording import plural
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What suits a kind of device, before the data has its say."""
-
-    name: str
-    detail: float
-    """Times as large as `_LEAST_SMALL` and its like say is what reduced images show: finer outlines
-    are worth it where there is time."""
-    depth: int
-    width: int
-    crop: int
-    """Side where objects are small: many crops of few pixels teach more than few of many."""
-    scene: int
-    """Side where what is around says what something is."""
-    step_pixels: int
-    """In the crops of a step, together."""
-    full_resolution: Literal["full", "light"]
-    most_batch: int
-    """However small the crops are."""
-
-
-CPU = Recipe(
-    "CPU",
-    detail=1,
-    depth=4,
-    width=16,
-    crop=160,
-    scene=256,
-    step_pixels=4 * 256**2,
-    full_resolution="light",
-    most_batch=8,
-)
-GPU = Recipe(
-    "GPU",
-    detail=2,
-    depth=5,
-    width=32,
-    crop=512,
-    scene=512,
-    step_pixels=16 * 512**2,
-    full_resolution="full",
-    most_batch=64,
-)
 
 _LEAST_REACH = 64  # pixels
 _TINY, _TINY_REACH = 8, 16  # of ways of a pixel or two, as small shares of more, little is learned
@@ -82,20 +37,6 @@ _RARE, _RARE_SHARE = 0.01, 0.33  # a class of fewer pixels is rare; crops that a
 _SCARCE, _OBJECT_SHARE = 0.1, 0.5  # crops without an object, from which and up to which to act
 _UPRIGHT, _FEWEST_UPRIGHT = 0.9, 8  # share of a class's images that say what is up; images
 _WIDE = 0.8  # share of images of wide range from which their values need no stretching
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What the training runs on."""
-
-    cpus: float
-    """Of one machine."""
-    gpus: int
-    memory: int
-    """Bytes of one machine."""
-    workers: int
-    bfloat16: bool
-    """Whether its processors compute in it."""
 
 
 Normalization = Literal["percentile", "range", "none"]
