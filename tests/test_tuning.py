@@ -176,6 +176,7 @@ def test_many_images_are_tuned_on_by_an_even_part_of_them() -> None:
     assert (some[0], some[-1]) == (0, 400)
     assert set(np.diff(some)) <= {4, 5}
     assert tuning.images_to_tune_on(method, [(20_000, 20_000)] * 3) == [0]
+    assert tuning.images_to_tune_on(method, [(1000, 1000)] * 9, share=0.35) == [0, 4, 8]
 
 
 def test_without_objects_there_is_nothing_to_tune_on() -> None:

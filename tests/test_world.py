@@ -290,3 +290,13 @@ def test_time_is_left_for_what_comes_after_the_last_step() -> None:
     assert schedule.progress(0, reserve=1000) == 1  # half of the time is kept for training
     early = Schedule(settings, 10, time.time() - 15, first=0.0)
     assert early.progress(0, reserve=1000) == pytest.approx(0.5, abs=0.01)
+
+
+def test_decoding_at_the_end_takes_a_tenth_of_the_time_at_most(tmp_path: Path) -> None:
+    training = train(Case("brief"), tmp_path, stop_after=1, max_minutes=1)
+    training.end_decodings = 20
+    for seconds, share in ((0.1, 1), (0.3, 1), (1.2, 0.25)):
+        training.state.decoding_seconds = seconds
+        assert training.end_share == pytest.approx(share)
+    training.settings = training.settings.model_copy(update={"max_minutes": None})
+    assert training.end_share == 1

@@ -33,6 +33,7 @@ from pipeline.training.samples import CachedSamples
 from pipeline.training.state import Snapshot, load_snapshot, save_snapshot
 from pipeline.training.tuning import decodings, images_to_tune_on, tune_decoding
 from pipeline.training.validation import look, validate
+from pipeline.training.world import from_first
 
 _PUBLISHING = 1.0  # validations that it takes to measure the bundle once more, and to save it
 BUNDLE = "bundle"
@@ -152,7 +153,8 @@ def _finish(training: Training, spec: BundleSpec) -> _Finished | None:
     if training.settings.bundle_weights == "bfloat16":
         round_weights(network)
     predictor, samples = training.predictor(network), training.validation
-    chosen = images_to_tune_on(training.decoder, _sizes(samples))
+    (share,) = from_first([training.end_share])
+    chosen = images_to_tune_on(training.decoder, _sizes(samples), share)
     seen = look(predictor, samples, chosen)
     tuned = tune_decoding(training.decoder, seen, training.settings.method.model_fields_set)
     decoder = build_method(tuned, spec.classes)

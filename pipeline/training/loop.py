@@ -50,6 +50,7 @@ from pipeline.training.world import from_first, gather
 
 _VALIDATE_EVERY = 0.25  # of the training at the latest, however much time it takes
 _SOON_OVER = 0.05  # of the training that is left: the last validation is near enough
+_DECODING_SHARE = 0.1  # of the time that may be kept for decodings at the end
 _MARGIN = 1.15  # on the time that the last validation is expected to take
 _SURPRISE = 2.0  # times the one before that a validation is taken to need: a busy moment passes
 
@@ -168,6 +169,15 @@ class Training:
             tensors |= packed("average", self.average.network.state_dict())
         return Snapshot(self.state.model_copy(), tensors)
 
+    @property
+    def end_share(self) -> float:
+        """The share of the validation images that there is time for to decode so often at the end.
+
+        As this process has measured it: of several, the first decides.
+        """
+        most = (self.settings.max_minutes or math.inf) * 60 * _DECODING_SHARE
+        return min(1.0, most / max(self.state.decoding_seconds * self.end_decodings, 1e-9))
+
     def predictor(self, network: UNet) -> Predictor:
         """What a prediction job would look at images with."""
         return build_predictor(
@@ -254,7 +264,7 @@ class Training:
         """What all do next, as the first of them decides."""
         state = self.state
         reserve = state.validation_seconds * self.end_validations
-        reserve += state.decoding_seconds * self.end_decodings
+        reserve += state.decoding_seconds * self.end_decodings * self.end_share
         progress = max(state.progress, self.schedule.progress(state.done, reserve * _MARGIN))
         affordable = self.settings.validation_share * state.training_seconds
         late = progress - state.validated_progress >= _VALIDATE_EVERY

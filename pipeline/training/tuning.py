@@ -46,7 +46,9 @@ _Judge = Callable[[MethodSettings], list[_Judged]]
 """What a decoding finds in the images, in their order, those of all processes."""
 
 
-def images_to_tune_on(method: Method, sizes: Sequence[tuple[int, ...]]) -> list[int]:
+def images_to_tune_on(
+    method: Method, sizes: Sequence[tuple[int, ...]], share: float = 1.0
+) -> list[int]:
     """The numbers of those of the validation images that `tune_decoding` should see.
 
     All of them, as long as they are few; of more, some that are spread evenly over them. None where
@@ -54,11 +56,12 @@ def images_to_tune_on(method: Method, sizes: Sequence[tuple[int, ...]]) -> list[
 
     Args:
         sizes: height and width of each.
+        share: of the images that there is time for.
     """
     if not thing_ids(method.classes):
         return []
     pixels = sum(height * width for height, width in sizes)
-    share = min(1.0, _MOST_PIXELS / max(pixels, 1))
+    share *= min(1.0, _MOST_PIXELS / max(pixels, 1))
     return evenly(len(sizes), max(1, int(len(sizes) * share)))
 
 
