@@ -19,9 +19,11 @@ def command(settings: JobSettings) -> str:
 
 def _flags(values: BaseModel, left_out: Collection[str] = (), prefix: str = "") -> Iterator[str]:
     for name, info in type(values).model_fields.items():
+        value, key = getattr(values, name), prefix + (info.alias or name).replace("_", "-")
         if name in left_out or name not in values.model_fields_set:
             continue
-        value, key = getattr(values, name), prefix + (info.alias or name).replace("_", "-")
+        if value is info.default and isinstance(value, bool):
+            continue  # numbers say something as they are by default, too: they are not learned
         if isinstance(value, BaseModel):
             yield from _flags(value, prefix=f"{key}.")
         elif isinstance(value, bool):

@@ -72,6 +72,10 @@ def test_a_command_line_says_what_was_given(tmp_path: Path) -> None:
     program, *said = shlex.split(command(settings).removeprefix("python -m "))
     assert program == "jobs.train"
     assert read_settings(TrainSettings, said) == settings.model_copy(update={"config": None})
+    again = settings.model_copy(update={"resume": True, "restart": False})
+    assert command(again) == command(settings), "what is off is not said to be"
+    kept = read_settings(TrainSettings, [*NEEDED, "--method.vote-blur", "0.3"])
+    assert command(kept).endswith("--method.vote-blur 0.3"), "else it would be learned"
     parts = ["--partition", "site", "--partition", r"date=(\d{4}),x"]
     predict = read_settings(
         PredictSettings, ["--input", "i", "--model", "m", "--output", "o", *parts]

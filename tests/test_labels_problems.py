@@ -362,6 +362,15 @@ def test_object_ids(tmp_path: Path) -> None:
 # Which format it is
 
 
+def test_an_image_too_large_to_train_on_at_once(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    image = next((tmp_path / "images").iterdir())
+    Image.new("1", (10_001, 10_000)).save(image)
+    end = "over the limit of 100,000,000; cut it into smaller images"
+    assert one_line(tmp_path).startswith(str(image))
+    assert one_line(tmp_path).endswith(end)
+
+
 def test_data_of_no_format_and_of_two(tmp_path: Path) -> None:
     assert one_line(tmp_path).endswith("holds nothing: there is no such folder, or it is empty")
     save(tmp_path / "pictures/a.png", picture(0))

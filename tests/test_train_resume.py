@@ -155,7 +155,7 @@ def test_sigterm_saves_and_the_line_that_is_printed_resumes(annotated: str, tmp_
 
 
 def test_a_snapshot_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
-    settings = settings_for("data", tmp_path / "model", resume=True)
+    settings = settings_for("data", tmp_path / "model", resume=True, notes="of no consequence")
     configured = ConfiguredSettings(**dict(settings) | {"channels": 3, "zoom": 1, "batch_size": 8})
     mark_unfinished(settings, configured, CLASSES, "run", None)
     folder = f"{checkpoints_uri(settings)}/run"
@@ -164,7 +164,7 @@ def test_a_snapshot_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
         save_snapshot(Snapshot(TrainingState(done=done), tensors), f"{folder}/at-{done}")
     cut = Path(folder) / "at-30/state.safetensors"
     cut.write_bytes(cut.read_bytes()[:2000])
-    found = find_unfinished(settings)
+    found = find_unfinished(settings.model_copy(update={"notes": "better ones"}))
     assert found is not None
     assert found.state.done == 20
     whole = load_snapshot(found.uri)

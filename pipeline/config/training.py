@@ -255,7 +255,7 @@ class TrainSettings(LogSettings):
             exclude={
                 "config", "output", "workers", "resume", "restart", "epochs", "max_minutes",
                 "patience", "checkpoint_minutes", "max_failures", "validation_share", "cache_bytes",
-                "log",
+                "record", "notes", "log",
             },
         )  # fmt: skip
 

@@ -126,4 +126,7 @@ def decode_file(data: bytes, uri: str, *, as_indices: bool = False) -> NDArray[n
     try:
         return decode_image(data, uri, ReaderSettings(), as_indices=as_indices)
     except RejectError as error:
-        raise DataError(f"{uri} {error.message}") from error
+        said = error.message
+        if error.code == "too_large":  # a limit of predictions, which may raise it
+            said = f"{said.partition(';')[0]}; cut it into smaller images"
+        raise DataError(f"{uri} {said}") from error
