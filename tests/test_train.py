@@ -18,7 +18,7 @@ from pipeline.config import (
     TrainSettings,
 )
 from pipeline.distributed.train import train_bundle
-from pipeline.distributed.train_worker import explained_memory
+from pipeline.distributed.train_worker import check_shared, explained_memory
 from pipeline.errors import DataError, SettingsError, StorageError
 from pipeline.evaluation import evaluate as measure
 from pipeline.labels import open_data
@@ -148,6 +148,14 @@ def test_semantic_training_on_two_workers(annotated: str, tmp_path: Path) -> Non
     assert spec.method.name == "semantic"
     assert spec.metrics["mean_iou"] > 0.4
     assert list((tmp_path / "checkpoints").rglob("weights.safetensors"))
+
+
+def test_an_output_on_the_disk_of_another_machine_is_refused(tmp_path: Path) -> None:
+    """Where the worker that saves is on one that does not see it."""
+    (tmp_path / "training.json").write_text("{}")
+    check_shared(f"{tmp_path}/training.json")
+    with pytest.raises(SettingsError, match=r"elsewhere is not the same folder on all machines"):
+        check_shared(f"{tmp_path}/elsewhere/training.json")
 
 
 def test_a_gpu_that_is_too_small_for_a_step_is_one_line() -> None:

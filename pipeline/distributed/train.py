@@ -56,6 +56,7 @@ from pipeline.training.unfinished import (
     find_unfinished,
     mark_finished,
     mark_unfinished,
+    marker_uri,
 )
 
 # For the worker's allocators, which read it when the process starts. A step allocates the same
@@ -131,6 +132,7 @@ def train_bundle(
             threads=max(1, int(resources.largest_node_cpus) // _per_node(most, resources)),
             started=began,
             run_uri=storage.join(checkpoints_uri(settings), run),
+            marker=marker_uri(settings),
             resume_from=unfinished.uri if unfinished else None,
             pretrained=pretrained.model if pretrained else None,
         )

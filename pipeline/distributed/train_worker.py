@@ -54,6 +54,8 @@ class TrainJob:
     started: float
     run_uri: str
     """Where the checkpoints of this run go."""
+    marker: str
+    """A file in the output, which the worker that writes there has to see."""
     resume_from: str | None
     """Snapshot to go on from, as long as this run has none of its own."""
     pretrained: ModelBundle | None
@@ -84,8 +86,25 @@ def explained_memory(settings: ConfiguredSettings) -> Iterator[None]:
         ) from error
 
 
+def check_shared(marker: str) -> None:
+    """Find out before the first step that what is written here would be lost.
+
+    Raises:
+        SettingsError: the file is on another machine's disk.
+    """
+    if not storage.exists(marker):
+        folder = marker.rpartition("/")[0]
+        raise SettingsError(
+            f"setting output: {folder} is not the same folder on all machines of the cluster; give "
+            "a shared one, or the URI of an object store"
+        )
+
+
 def _train(job: TrainJob, mailbox: Any) -> None:
     settings, spec = job.settings, job.spec
+    is_first = ray.train.get_context().get_world_rank() == 0
+    if is_first:
+        check_shared(job.marker)
     torch.set_num_threads(job.threads)
     torch.manual_seed(settings.seed)
     device = pick_device()
@@ -108,7 +127,6 @@ def _train(job: TrainJob, mailbox: Any) -> None:
         device=device,
         weights=job.crop_weights,
     )
-    is_first = ray.train.get_context().get_world_rank() == 0
     validation = job.streams.get("val") or _samples("val")
     tuned_on = len(images_to_tune_on(method, _sizes(validation))) / len(validation)
     training = Training(

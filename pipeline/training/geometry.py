@@ -43,7 +43,10 @@ def draw_geometry(
     rng: np.random.Generator,
     focus: tuple[int, int] | None = None,
 ) -> Geometry:
-    """A random geometry of a crop that lies in the image, and shows the pixel `focus` (y, x)."""
+    """A random geometry of a crop in the image, which nearly always shows the pixel `focus` (y, x).
+
+    Enlarged at the border of the image, or turned with the pixel in a corner, it may miss it.
+    """
     warped = float(rng.uniform() < settings.warp_share)
     zoom = settings.scale ** (warped * rng.uniform(-1, 1))
     most = math.radians(MOST_TILT) if settings.upright else math.pi

@@ -112,14 +112,14 @@ def check_writable(settings: TrainSettings) -> None:
     Raises:
         StorageError: they can't.
     """
-    storage.check_writable(_marker_uri(settings))
+    storage.check_writable(marker_uri(settings))
     if settings.checkpoints:
         storage.check_writable(storage.join(checkpoints_uri(settings), STATE_NAME))
 
 
 def can_resume(settings: TrainSettings) -> bool:
     """Whether a training to this output was begun and not finished."""
-    return storage.exists(_marker_uri(settings))
+    return storage.exists(marker_uri(settings))
 
 
 @contextlib.contextmanager
@@ -154,7 +154,7 @@ def mark_unfinished(
         chosen=configured.result_settings(),
         classes=classes,
     )
-    storage.write_bytes(_marker_uri(settings), marker.model_dump_json(indent=2).encode())
+    storage.write_bytes(marker_uri(settings), marker.model_dump_json(indent=2).encode())
 
 
 def mark_finished(settings: TrainSettings) -> None:
@@ -164,7 +164,7 @@ def mark_finished(settings: TrainSettings) -> None:
         storage.remove_folder(checkpoints_uri(settings))
     elif marker is not None:
         _remove_runs(marker.checkpoints, marker.runs[:-1])
-    storage.remove(_marker_uri(settings))
+    storage.remove(marker_uri(settings))
 
 
 def checkpoints_uri(settings: TrainSettings) -> str:
@@ -172,12 +172,13 @@ def checkpoints_uri(settings: TrainSettings) -> str:
     return storage.absolute(settings.checkpoints or storage.join(settings.output, CHECKPOINTS))
 
 
-def _marker_uri(settings: TrainSettings) -> str:
+def marker_uri(settings: TrainSettings) -> str:
+    """The file that says what is being trained, there from before the first worker starts."""
     return storage.join(storage.absolute(settings.output), _MARKER_NAME)
 
 
 def _read_marker(settings: TrainSettings) -> _Marker | None:
-    uri = _marker_uri(settings)
+    uri = marker_uri(settings)
     if not storage.exists(uri):
         return None
     try:
