@@ -128,6 +128,9 @@ def test_a_missing_image_and_one_that_is_annotated_twice(tmp_path: Path) -> None
     content["images"].append({**content["images"][0], "id": 1, "file_name": "gone.png"})
     path.write_text(json.dumps(content))
     assert one_line(path) == f"{path} image 1 is gone.png, which is not in {tmp_path}/images"
+    save(tmp_path / "images/masks/gone.png", picture(1))  # of the same name, and something else
+    assert one_line(path) == f"{path} image 1 is gone.png, which is not in {tmp_path}/images"
+    (tmp_path / "images/masks/gone.png").unlink()
     content["images"][1]["file_name"] = "../gone.png"
     path.write_text(json.dumps(content))
     assert "has the file_name ../gone.png, outside of the folder of its images" in one_line(path)

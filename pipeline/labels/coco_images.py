@@ -54,21 +54,19 @@ def image_root(
 def image_paths(images: list[CocoImage], there: list[str]) -> dict[Id, str]:
     """Image id → path of its file below the folder, of images that have one.
 
-    That is the file_name itself, or else the only file of that name, whatever its folder: tools
-    write where images lay when they were annotated.
+    That is the file_name itself. Where none is there, tools have written where the images lay when
+    they were annotated: then it is the only file of that name, in whatever folder.
     """
+    files = set(there)
+    paths = {one.id: normal(one.file_name) for one in images if is_inside(one.file_name)}
+    found = {id: path for id, path in paths.items() if path in files}
+    if found:
+        return found
     by_name: dict[str, list[str]] = defaultdict(list)
     for path in there:
         by_name[storage.name_of(path)].append(path)
-    found = {}
-    for image in images:
-        path = normal(image.file_name)
-        candidates = by_name.get(storage.name_of(path), [])
-        if is_inside(image.file_name) and path in candidates:
-            found[image.id] = path
-        elif len(candidates) == 1:
-            found[image.id] = candidates[0]
-    return found
+    names = {one.id: storage.name_of(normal(one.file_name)) for one in images}
+    return {id: by_name[name][0] for id, name in names.items() if len(by_name[name]) == 1}
 
 
 def normal(file_name: str) -> str:
