@@ -132,7 +132,8 @@ def alone(settings: TrainSettings, on_wait: Callable[[str], None]) -> Iterator[L
     output = storage.absolute(settings.output)
     with hold_lease(output, "a training", on_wait=on_wait, hint="") as lease:
         yield lease
-    storage.remove_folder(storage.join(output, LEASE))
+        # While it is held: what comes after might be another's.
+        storage.remove_folder(storage.join(output, LEASE))
 
 
 def mark_unfinished(
