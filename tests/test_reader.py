@@ -231,6 +231,13 @@ def test_a_fourth_band_that_nothing_is_said_of_is_alpha() -> None:
     assert read(silent).shape == (20, 31, 4)
 
 
+@pytest.mark.filterwarnings("ignore:.*stored as RGB with separate component planes")
+def test_four_channels_by_name_are_four() -> None:
+    """tifffile stores them as RGB and alpha, unless it is told otherwise."""
+    planes = np.moveaxis(RGBA8, -1, 0)
+    assert np.array_equal(read(tiff(planes, metadata={"axes": "CYX"})), RGBA8)
+
+
 @pytest.mark.parametrize("shape", [(3, 2, 3000), (3, 3000, 2), (2, 3, 70), (5, 5, 5)])
 def test_thin_images_keep_their_channels(shape: tuple[int, int, int]) -> None:
     """Where axes say which are height and width, the other is the channels."""

@@ -44,7 +44,7 @@ def decode_tiff(data: bytes, admit: Callable[[int, int], None], as_indices: bool
         check_all_is_there(series, len(data))
         _check_jpegs(series, data)
         indices = as_indices and layout.size[2] == 1
-        values = None if indices else Values.of(series.keyframe)
+        values = None if indices else Values.of(series.keyframe, series.axes)
         pixels = series.asarray().reshape(layout.shape)
         if layout.channel_axis is not None:
             pixels = np.moveaxis(pixels, layout.channel_axis, -1)

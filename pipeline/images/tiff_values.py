@@ -67,8 +67,11 @@ class Values:
     """Of a pixel, as stored."""
 
     @classmethod
-    def of(cls, page: tifffile.TiffPage) -> "Values":
+    def of(cls, page: tifffile.TiffPage, axes: str) -> "Values":
         """Of a page whose file is open.
+
+        Args:
+            axes: of its series, in tifffile's letters.
 
         Raises:
             RejectError: it has colours that are not supported, or has lost its palette.
@@ -85,7 +88,7 @@ class Values:
             white_is_low=white_is_low,
             palette=_palette(page) if photometric == PHOTOMETRIC.PALETTE else None,
             luminance=_luminance(page),
-            alpha=_alpha(page),
+            alpha=_alpha(page, axes),
             samples=page.samplesperpixel,
         )
 
@@ -138,8 +141,13 @@ def _luminance(page: tifffile.TiffPage) -> _Luminance | None:
     return _Luminance.of(page)
 
 
-def _alpha(page: tifffile.TiffPage) -> tuple[int, ...]:
-    """The samples that are alpha. A fourth of RGB that nothing is said of is, as to libtiff."""
+def _alpha(page: tifffile.TiffPage, axes: str) -> tuple[int, ...]:
+    """The samples that are alpha. A fourth of RGB that nothing is said of is, as to libtiff.
+
+    None is where the file calls them channels: tifffile has stored four channels as RGB and alpha.
+    """
+    if "S" not in axes:
+        return ()
     extra, samples = page.extrasamples, page.samplesperpixel
     if not extra and samples == 4 and page.photometric == PHOTOMETRIC.RGB:
         return (3,)

@@ -147,7 +147,7 @@ def open_tiff(uri: str, choice: LevelChoice) -> TiffWindows | None:
         if page.dtype is None:
             raise RejectError("layout", "pixels of its type are not supported")
         check_numbers(np.dtype(page.dtype))
-        return TiffWindows(uri, planes, layout.size, Values.of(page))
+        return TiffWindows(uri, planes, layout.size, Values.of(page, level.axes))
 
 
 def _levels(series: tifffile.TiffPageSeries, choice: LevelChoice) -> list[Level]:
