@@ -118,6 +118,34 @@ def write_coco(root: Path) -> Truth:
     return {"train-a": truth, "val-a": truth}
 
 
+def labelme(shapes: list[dict[str, Any]], **more: Any) -> str:
+    """Its JSON of an image; a shape is a polygon unless it says otherwise."""
+    whole = [{"group_id": None, "shape_type": "polygon", "flags": {}, **one} for one in shapes]
+    size = {"imageHeight": H, "imageWidth": W}
+    return json.dumps({"version": "5.4", "flags": {}, "shapes": whole, **size, **more})
+
+
+def corners(y0: int, x0: int, y1: int, x1: int) -> list[list[int]]:
+    return [[x0, y0], [x1, y0], [x1, y1], [x0, y1]]
+
+
+def write_outlines(root: Path) -> Truth:
+    """Labelme's: a polygon, a rectangle, and an object of two parts."""
+    shapes = [
+        {"label": "cell", "points": corners(2, 2, 8, 9)},
+        {"label": "bead", "points": [[3, 10], [12, 15]], "shape_type": "rectangle"},
+        {"label": "cell", "points": corners(12, 20, 20, 29), "group_id": 1},
+        {"label": "cell", "points": corners(12, 14, 16, 17), "group_id": 1},
+    ]
+    for i, split in enumerate(["train", "val"]):
+        save(root / f"{split}/{split}-a.png", picture(i))
+        (root / f"{split}/{split}-a.json").write_text(labelme(shapes))
+    instances = blocks((2, 2, 8, 9), (10, 3, 15, 12), (12, 20, 20, 29))
+    instances[12:16, 14:17] = 3
+    truth = (np.array([0, 2, 1, 2], np.uint8)[instances], instances)
+    return {"train-a": truth, "val-a": truth}
+
+
 def colour_map(ids: np.ndarray) -> np.ndarray:
     return np.array(list(PALETTE.values()), np.uint8)[ids]
 
@@ -196,6 +224,7 @@ WRITERS: dict[str, Callable[[Path], Truth]] = {
     "folder": write_folder,
     "masks": write_masks,
     "coco": write_coco,
+    "outlines": write_outlines,
     "semantic": write_semantic,
     "cityscapes": write_cityscapes,
     "manifest": write_manifest,

@@ -392,7 +392,10 @@ def test_data_of_no_format_and_of_two(tmp_path: Path) -> None:
     ("file", "line"),
     [
         ("a.json", "a.json: export as COCO, which is one JSON file for many images"),
-        ("train/labels/a.txt", "train/labels/a.txt: export as COCO instead of YOLO's text files"),
+        (
+            "train/labels/a.txt",
+            "train/labels/a.txt: put the images of YOLO's text files into images/",
+        ),
         ("a_seg.npy", "a_seg.npy: let Cellpose save the masks"),
         ("Train/Labels/a.mat", "Labels/a.mat: save each image and each map of object ids as PNG"),
         ("Annotations/a.xml", "Annotations/a.xml: draw its outlines as label images"),

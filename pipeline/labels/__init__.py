@@ -9,7 +9,7 @@ from dataclasses import replace
 from pipeline.config import VAL_FRACTION, LabelSettings
 from pipeline.errors import DataError
 from pipeline.images.reader import is_turned
-from pipeline.labels import cityscapes, coco, folder, foreign, manifest, masks, semantic
+from pipeline.labels import cityscapes, coco, folder, foreign, manifest, masks, outlines, semantic
 from pipeline.labels.base import AnnotatedData, Format, Place
 from pipeline.labels.files import decode_file, read_file
 from pipeline.records import AnnotatedImage, Classes, Label, Remark, Sample
@@ -20,6 +20,7 @@ FORMATS: dict[str, Format] = {
     "folder": folder.FORMAT,
     "masks": masks.FORMAT,
     "coco": coco.FORMAT,
+    "outlines": outlines.FORMAT,
     "semantic": semantic.FORMAT,
     "cityscapes": cityscapes.FORMAT,
     "manifest": manifest.FORMAT,

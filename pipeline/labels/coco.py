@@ -17,14 +17,15 @@ from itertools import chain, count
 import numpy as np
 
 from pipeline import storage
-from pipeline.config import LabelSettings, ReaderSettings
+from pipeline.config import LabelSettings
 from pipeline.errors import DataError
 from pipeline.labels.base import AnnotatedData, Format, Place
 from pipeline.labels.coco_images import ANNOTATIONS, image_paths, image_root, is_inside, normal
 from pipeline.labels.coco_json import CocoFile, CocoImage, Id, crowd_flag, has_coco_keys, read_coco
 from pipeline.labels.coco_masks import draw
 from pipeline.labels.compose import Shape, compose
-from pipeline.labels.files import decode, unique_names
+from pipeline.labels.files import checked_size, unique_names
+from pipeline.labels.outline_files import looks_like_labelme
 from pipeline.labels.splits import hold_out, split_by_name, split_of
 from pipeline.records import VOID, AnnotatedImage, Classes, ClassSpec, Label, Problem, Remark
 
@@ -41,6 +42,8 @@ def fits(place: Place) -> bool:
     """A JSON file where one is expected; but for those in annotations/, also by name or header."""
     uris = _json_files(place)
     below = [uri.removeprefix(place.uri) for uri in uris]
+    if uris and not place.is_file and looks_like_labelme(uris[0]):
+        return False  # a file an image
     if any(not path or f"/{ANNOTATIONS}/" in path for path in below):
         return True
     return any(_is_named(storage.name_of(uri)) for uri in uris) or any(
@@ -204,7 +207,7 @@ def read_coco_label(
 ) -> Label:
     """Objects in the order of the file; one that covers no pixel is none."""
     record = json.loads(image.annotation)
-    height, width = _size(image, record["size"], shape)
+    height, width = checked_size(image, record["size"], shape)
     ground = np.zeros((height, width), np.uint8)
     shapes: list[Shape] = []
     unseen = crowds = 0
@@ -221,23 +224,6 @@ def read_coco_label(
             shapes.append(drawn)
     remarks = tuple(Remark(what, n) for what, n in ((UNSEEN, unseen), (CROWDS, crowds)) if n)
     return replace(compose(shapes, ground), remarks=remarks)
-
-
-def _size(
-    image: AnnotatedImage, said: list[int | None], shape: tuple[int, ...] | None
-) -> tuple[int, int]:
-    if shape is None and None in said:
-        shape = decode(image.image_uri).shape
-    height, width = (int(n or 0) for n in (said if shape is None else shape[:2]))
-    limit = ReaderSettings().max_pixels
-    if None not in said and said != [height, width]:
-        raise DataError(
-            f"{image.instances_uri} says that {image.image_uri} is {said[0]} x {said[1]}, "
-            f"but it is {height} x {width}"
-        )
-    if height * width > limit:
-        raise DataError(f"{image.instances_uri}: {height} x {width} is over {limit} pixels")
-    return height, width
 
 
 FORMAT = Format(

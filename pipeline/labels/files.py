@@ -15,7 +15,7 @@ from pipeline import storage
 from pipeline.config import ReaderSettings
 from pipeline.errors import DataError, RejectError, StorageError
 from pipeline.images.reader import FORMATS, decode_image
-from pipeline.records import Problem
+from pipeline.records import AnnotatedImage, Problem
 
 _FEW = 16  # files that are looked up one by one rather than by listing their folder
 
@@ -130,3 +130,29 @@ def decode_file(data: bytes, uri: str, *, as_indices: bool = False) -> NDArray[n
         if error.code == "too_large":  # a limit of predictions, which may raise it
             said = f"{said.partition(';')[0]}; cut it into smaller images"
         raise DataError(f"{uri} {said}") from error
+
+
+def checked_size(
+    image: AnnotatedImage, said: list[int | None], shape: tuple[int, ...] | None
+) -> tuple[int, int]:
+    """Height and width of an image, of which its annotations may say a part.
+
+    Args:
+        said: height and width; None where they say nothing.
+        shape: of the decoded image, where that is known.
+
+    Raises:
+        DataError: they say another size, or it is too large to be drawn.
+    """
+    if shape is None and None in said:
+        shape = decode(image.image_uri).shape
+    height, width = (int(n or 0) for n in (said if shape is None else shape[:2]))
+    limit = ReaderSettings().max_pixels
+    if None not in said and said != [height, width]:
+        raise DataError(
+            f"{image.instances_uri} says that {image.image_uri} is {said[0]} x {said[1]}, "
+            f"but it is {height} x {width}"
+        )
+    if height * width > limit:
+        raise DataError(f"{image.instances_uri}: {height} x {width} is over {limit} pixels")
+    return height, width

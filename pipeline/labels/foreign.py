@@ -15,11 +15,14 @@ _ADVICE = (
     (r"/\d\d_(GT|ST)", "name each image and its SEG/man_seg*.tif in manifest.csv"),
     (r"_seg\.npy", "let Cellpose save the masks in it as PNG or TIFF, beside the images"),
     (r"\.(npy|npz|h5|hdf5|mat)", _AS_FILES),
-    (r"\.geojson", "let QuPath export label images, or convert the outlines to COCO"),
+    (r"\.geojson", "name it as its image is named, and put both into one folder"),
     (r"(\.roi|roi\w*\.zip)", "let ImageJ draw the ROIs as label images, TIFF files in labels/"),
     (r"\.xml", "draw its outlines as label images in labels/, or export them as COCO"),
     (r"\.json", "export as COCO, which is one JSON file for many images, or convert it to that"),
-    (r"/labels/([^/]+/)?[^/]+\.txt", "export as COCO instead of YOLO's text files"),
+    (
+        r"/labels/([^/]+/)?[^/]+\.txt",
+        "put the images of YOLO's text files into images/ beside labels/",
+    ),
     (r"\.gif", "save images and labels as PNG or TIFF"),
 )
 """How a file's URI ends → what to do with such files; the first that fits."""

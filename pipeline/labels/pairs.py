@@ -127,6 +127,8 @@ def _two_folders(place: Place, maps: tuple[str, ...]) -> Iterator[Pair]:
     for images, labels, inside in _folders(place, maps):
         tells = labels in _OF_OBJECTS
         splits = [name for name in inside if "." not in name and split_of(name)]
+        if splits and not any(is_image(n) for s in splits for n in place.below(labels, s).names):
+            continue  # such as YOLO's text files
         for split in splits:
             yield Pair((images, split), (labels, split), split_of(split), tells)
         if splits:
