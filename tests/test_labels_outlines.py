@@ -99,7 +99,7 @@ def test_yolo_in_either_order_of_folders(tmp_path: Path, inside: bool) -> None:
     }  # fmt: skip
     assert (labels["val-a"].semantic == np.where(IDS == 2, 3, IDS == 1)).all()
     assert not labels["val-b"].instances.any()
-    assert "2 images without outlines, which hold no object: train-b, val-b" in str(data.notes[0])
+    assert "2 images without outlines, taken for empty: train-b, val-b" in str(data.notes[0])
 
 
 def test_labelme_where_coco_is_looked_for(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_images_that_nobody_outlined_are_left_out(tmp_path: Path) -> None:
         (tmp_path / f"{name}.json").write_text(labelme([shape]))
     data, labels = opened(tmp_path)
     assert set(labels) == {"a", "b"}
-    assert "has 1 images without outlines, which are left out: c" in str(data.notes[0])
+    assert "has 1 image without outlines, left out: c" in str(data.notes[0])
 
 
 def test_a_class_list_says_what_is_stuff(tmp_path: Path) -> None:

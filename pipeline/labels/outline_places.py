@@ -10,6 +10,7 @@ from pipeline.labels.outline_files import READERS, looks_like_labelme
 from pipeline.labels.pairs import IMAGES
 from pipeline.labels.splits import is_split, split_of
 from pipeline.records import Problem
+from pipeline.wording import plural
 
 YOLO = ".txt"
 """The files that every image has where it has objects."""
@@ -110,9 +111,7 @@ def match_outlines(
                 name = f"{pair.split or '/'.join(pair.images)}/{key}" if key in found else key
                 found[name] = Outlined(image, outlines, pair.split)
     if bare:
-        what = "hold no object" if layout.suffix == YOLO else "are left out"
-        few = first_few(sorted(bare))
-        notes.append(
-            Problem(place.uri, f"has {len(bare):,} images without outlines, which {what}: {few}")
-        )
+        what = "taken for empty" if layout.suffix == YOLO else "left out"
+        number, few = plural(len(bare), "image"), first_few(sorted(bare))
+        notes.append(Problem(place.uri, f"has {number} without outlines, {what}: {few}"))
     return found
