@@ -144,6 +144,21 @@ def test_a_class_list_says_what_is_stuff(tmp_path: Path) -> None:
     assert abs((label.instances == 2).sum() - np.pi * 16) < 4
 
 
+def test_what_is_to_be_ignored_is_void(tmp_path: Path) -> None:
+    """As QuPath's class of that name, and Labelme's."""
+    for name, void in (("a", "Ignore*"), ("b", "__ignore__")):
+        save(tmp_path / f"{name}.png", picture(0))
+        shapes = [
+            {"label": "cell", "points": corners(2, 2, 8, 9)},
+            {"label": void, "points": corners(0, 0, 12, 20)},
+        ]
+        (tmp_path / f"{name}.json").write_text(labelme(shapes))
+    data, labels = opened(tmp_path)
+    assert names(data) == ["background", "cell"]
+    for label in labels.values():
+        assert (label.semantic[:12, :20] == np.where(IDS[:12, :20] == 1, 1, data.void)).all()
+
+
 @pytest.mark.parametrize(
     ("file", "content", "line"),
     [

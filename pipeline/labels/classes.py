@@ -141,7 +141,7 @@ def _read_list(uri: str) -> ClassList:
     if PurePosixPath(uri).suffix.lower() in (".yaml", ".yml"):
         return _read_yaml(uri)
     rows = _read_plain(uri)
-    void = [row.id for row in rows if row.name.lower() in _VOID_NAMES]
+    void = [row.id for row in rows if means_void(row.name)]
     named = [(row.id, row.name) for row in rows if row.id not in void]
     if not 0 < len(named) < VOID or len(rows) > VOID:
         raise DataError(f"{uri} takes 1 to {VOID - 1} classes, not {len(named)}")
@@ -156,8 +156,18 @@ def _read_list(uri: str) -> ClassList:
     return ClassList(uri, classes, void[0] if void else VOID, legend)
 
 
+def means_void(name: str) -> bool:
+    """Whether it is what people call what nobody labelled: `void`, `Ignore*`, `__ignore__`."""
+    return name.strip("_*").lower() in _VOID_NAMES
+
+
+def means_background(name: str) -> bool:
+    """Whether it is what people call that which is of no class."""
+    return name.lower() in _BACKGROUND_NAMES
+
+
 def _kind(name: str) -> Literal["background", "stuff"]:
-    return "background" if name.lower() in _BACKGROUND_NAMES else "stuff"
+    return "background" if means_background(name) else "stuff"
 
 
 def _read_yaml(uri: str) -> ClassList:

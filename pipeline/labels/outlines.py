@@ -5,8 +5,9 @@
     images/NAME.png and annotations/NAME.geojson         the same
 
 Classes are what the files name, in the order of the alphabet; YOLO's those of data.yaml or
-classes.txt, in its order. They are things, unless classes.yaml says that some are stuff. Images
-without a file are left out, but for YOLO's, where that means no object.
+classes.txt, in its order. They are things, unless classes.yaml says that some are stuff; what is
+named void or ignore, as QuPath's Ignore*, nobody labelled. Images without a file are left out, but
+for YOLO's, where that means no object.
 """
 
 import json
@@ -14,23 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
-import yaml
 
 from pipeline.config import LabelSettings
 from pipeline.errors import DataError
 from pipeline.labels.base import AnnotatedData, Format, Place
-from pipeline.labels.classes import CLASSES_FILE, find_classes
 from pipeline.labels.compose import Shape, compose
-from pipeline.labels.files import checked_size, read_text
+from pipeline.labels.files import checked_size
+from pipeline.labels.outline_classes import outlined_classes
 from pipeline.labels.outline_files import READERS, OutlineFile
-from pipeline.labels.outline_places import YOLO, Layout, Outlined, find_layout, match_outlines
+from pipeline.labels.outline_places import Layout, Outlined, find_layout, match_outlines
 from pipeline.labels.outline_shapes import draw_areas
 from pipeline.labels.splits import splits_of_folders
-from pipeline.records import VOID, AnnotatedImage, Classes, ClassSpec, Label, Problem, Remark
+from pipeline.records import VOID, AnnotatedImage, Classes, Label, Problem, Remark
 
 UNSEEN = "outlines that cover no pixel and are left out"
-_YOLO_NAMES = ("data.yaml", "dataset.yaml", "data.yml", "dataset.yml")
-_YOLO_LISTS = ("classes.txt", "obj.names")
 _THREADS = 16
 
 
@@ -48,7 +46,7 @@ def open_outlines(place: Place, settings: LabelSettings, val_fraction: float) ->
     notes: list[Problem] = []
     files = match_outlines(place, layout, problems, notes)
     read = _read_all(files, layout, problems)
-    classes, numbers = _classes(place, settings, layout, read)
+    classes, numbers = outlined_classes(place, settings, layout, read.values())
     said = {name: file.split for name, file in files.items()}
     found = []
     for name, row in splits_of_folders(place, said, val_fraction, problems, notes).items():
@@ -92,60 +90,6 @@ def _read_all(
     return found
 
 
-def _classes(
-    place: Place,
-    settings: LabelSettings,
-    layout: Layout,
-    read: dict[str, OutlineFile],
-) -> tuple[Classes, dict[str, int]]:
-    """The classes, and the id of what the files call each."""
-    used = sorted({outline.class_name for file in read.values() for outline in file.outlines})
-    names = {name: name for name in used}
-    if layout.suffix == YOLO:
-        known = _yolo_names(place)
-        missing = [n for n in used if known and n not in known]
-        if missing:
-            raise DataError(f"{place.uri}: files name class {missing[0]}, of {len(known)} in all")
-        names = known or {n: f"class {n}" for n in sorted(used, key=int)}
-    listed = None
-    if settings.classes is not None or CLASSES_FILE in place.names:
-        listed = find_classes(place, settings)
-    if listed is not None:
-        ids = {spec.name: spec.id for spec in listed.classes}
-        unknown = [name for name in names.values() if name not in ids]
-        if unknown:
-            raise DataError(f"{listed.uri} has no class {unknown[0]}, which files of outlines name")
-        return listed.classes, {said: ids[name] for said, name in names.items()}
-    if len(names) >= VOID:
-        raise DataError(f"{place.uri} has {len(names)} classes; it takes up to {VOID - 1}")
-    numbers = {said: number for number, said in enumerate(names, start=1)}
-    things = [ClassSpec(id=numbers[said], name=names[said], kind="thing") for said in names]
-    ground = next(n for n in ("background", "no object") if n not in names.values())
-    return (ClassSpec(id=0, name=ground, kind="background"), *things), numbers
-
-
-def _yolo_names(place: Place) -> dict[str, str]:
-    """Number → name, of data.yaml or a list; nothing where there is none."""
-    for file in (name for name in _YOLO_NAMES if name in place.names):
-        uri = place.join(file)
-        try:
-            data = yaml.safe_load(read_text(uri))
-        except yaml.YAMLError as error:
-            raise DataError(f"{uri} is not YAML: {str(error).splitlines()[0]}") from error
-        names = data.get("names") if isinstance(data, dict) else None
-        if isinstance(names, list):
-            names = dict(enumerate(names))
-        if not isinstance(names, dict) or not names:
-            raise DataError(f"{uri} has no names of classes")
-        return {str(number): str(name) for number, name in names.items()}
-    for file in _YOLO_LISTS:
-        for folder in (place, *(place.below(n) for n in ("labels",) if n in place.names)):
-            if file in folder.names:
-                lines = read_text(folder.join(file)).split("\n")
-                return {str(i): line.strip() for i, line in enumerate(lines) if line.strip()}
-    return {}
-
-
 def _annotation(file: OutlineFile, numbers: dict[str, int]) -> str:
     """JSON: size, whether points are shares of it, and of each outline class id and areas."""
     outlines = [[numbers[one.class_name], one.areas] for one in file.outlines]
@@ -155,7 +99,7 @@ def _annotation(file: OutlineFile, numbers: dict[str, int]) -> str:
 def read_outlines(
     image: AnnotatedImage, classes: Classes, void: int, shape: tuple[int, ...] | None
 ) -> Label:
-    """Objects in the order of the file; stuff lies under them, what comes later on top."""
+    """Objects in the order of the file; stuff and void lie under them, what comes later on top."""
     record = json.loads(image.annotation)
     height, width = checked_size(image, record["size"], shape)
     things = {spec.id for spec in classes if spec.kind == "thing"}
