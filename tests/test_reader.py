@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from typing import Any
 
 import cv2
 import imagecodecs
@@ -479,3 +480,76 @@ def test_channels_fit_or_are_refused() -> None:
         match_channels(five, 3, [0, 1, 5])
     with pytest.raises(RejectError, match="5 channels where the model takes 3; --channel"):
         match_channels(np.zeros((2, 2, 5), np.uint8), 3)
+
+
+def jpeg(image: Image.Image, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def photograph(height: int = 240, width: int = 331) -> Image.Image:
+    """Smooth with some noise, as a camera's."""
+    noise_ = np.random.default_rng(0).normal(128, 60, (height, width, 3)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise_, None, 4) * 3 - 256
+    return Image.fromarray(smooth.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"subsampling": 0},
+        {"subsampling": 1},
+        {"subsampling": 2},
+        {"progressive": True},
+        {"restart_marker_blocks": 3},
+    ],
+)
+def test_a_jpeg_is_what_pillow_makes_of_it(mode: str, options: dict[str, Any]) -> None:
+    data = jpeg(photograph().convert(mode), quality=85, **options)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(image if mode == "L" else image.convert("RGB"))
+    found = read(data)
+    assert np.array_equal(found, expected.reshape(found.shape))
+
+
+@pytest.mark.parametrize("options", [{}, {"optimize": True}, {"progressive": True}])
+@pytest.mark.parametrize("kind", ["zeroed", "lost"])
+def test_a_jpeg_that_lacks_a_block_of_its_file_is_refused(
+    kind: str, options: dict[str, Any]
+) -> None:
+    """As a disk or a download leaves it, but where what follows happens to fit; a single wrong
+    byte need not be seen by any decoder."""
+    rng = np.random.default_rng(1)
+    data = jpeg(photograph(900, 1200), quality=90, **options)
+    first = data.index(b"\xff\xda") + 14
+    told = []
+    for _ in range(20):
+        at = int(rng.integers(first, len(data) - 4096))
+        block = bytes(4096) if kind == "zeroed" else b""
+        try:
+            read(data[:at] + block + data[at + 4096 :])
+        except RejectError as error:
+            told.append(f"{error.code}: {error.message}")
+    assert all(line.startswith("corrupt: damaged JPEG: ") for line in told)
+    assert len(told) >= 18
+
+
+@pytest.mark.parametrize("case", ["no end", "after its end", "before its end"])
+def test_a_jpeg_whose_pixels_are_all_there_is_read(case: str) -> None:
+    """Bytes too few or too many, as of cameras that fill their files."""
+    data = jpeg(photograph())
+    changed = {
+        "no end": data[:-2],
+        "after its end": data + bytes(700),
+        "before its end": data[:-2] + bytes(18) + data[-2:],
+    }[case]
+    assert np.array_equal(read(changed), read(data))
+
+
+def test_a_jpeg_that_ends_in_its_middle_is_refused() -> None:
+    data = jpeg(photograph())
+    with pytest.raises(RejectError, match="damaged JPEG: premature end") as error:
+        read(data[: len(data) * 2 // 3])
+    assert error.value.code == "corrupt"

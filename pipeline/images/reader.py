@@ -1,8 +1,9 @@
 """Bytes → pixels, strictly: a file that is not whole and well-formed is refused, never guessed at.
 
-PNG, JPEG and BMP go through Pillow, which reports truncation; what Pillow would change (PNG of
-16 bits and colours) or misread (some BMP), WebP and JPEG 2000 through imagecodecs; TIFF through
-tifffile (see `tiff`). Adding a format is one function, a line in `DECODERS` and its signature.
+PNG and BMP go through Pillow, which reports truncation; JPEG through simplejpeg, which reports all
+damage that it sees (see `jpeg`); what Pillow would change (PNG of 16 bits and colours) or misread
+(some BMP), WebP and JPEG 2000 through imagecodecs; TIFF through tifffile (see `tiff`). Adding a
+format is one function, a line in `DECODERS` and its signature.
 What this module does not know: where bytes come from.
 """
 
@@ -19,7 +20,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from pipeline.config import ReaderSettings
 from pipeline.errors import RejectError
 from pipeline.images.damage import refused
-from pipeline.images.jpeg import unsupported_kind
+from pipeline.images.jpeg import DECODED, decode_jpeg, unsupported_kind
 from pipeline.images.jpeg2000 import decode_jpeg2000
 from pipeline.images.signatures import detect_format
 from pipeline.images.tiff import decode_tiff, tiff_has_palette
@@ -162,6 +163,8 @@ def _decode_with_pillow(data: bytes, admit: Admit, as_indices: bool) -> Pixels:
         admit(image.height, image.width)
         if image.format == "PNG" and _png_is_deep_colour(data):
             return _drop_alpha(imagecodecs.png_decode(data))
+        if image.format == "JPEG" and image.mode in DECODED:
+            return decode_jpeg(data, image.mode)
         if image.format == "BMP" and _bmp_is_misread(image, data):
             return _with_channel_axis(imagecodecs.bmp_decode(data, asrgb=not as_indices))
         image.load()
