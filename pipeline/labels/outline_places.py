@@ -7,7 +7,7 @@ from pipeline import storage
 from pipeline.labels.base import Place, first_few
 from pipeline.labels.files import by_stem, is_image, stem
 from pipeline.labels.outline_files import READERS, looks_like_labelme
-from pipeline.labels.pairs import IMAGES
+from pipeline.labels.pairs import IMAGES, Pair, distinct_name
 from pipeline.labels.splits import is_split, split_of
 from pipeline.records import Problem
 from pipeline.wording import plural
@@ -19,20 +19,11 @@ _FOLDERS = ("labels", "annotations", "geojson", "json")
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """A folder of images, that of the outlines of these, and the split that their names say."""
-
-    images: tuple[str, ...]
-    outlines: tuple[str, ...]
-    split: str | None
-
-
-@dataclass(frozen=True)
 class Layout:
     """What kind of files of outlines a data set has, and in which folders."""
 
     suffix: str
-    pairs: list[_Pair]
+    pairs: list[Pair]
 
 
 @dataclass(frozen=True)
@@ -58,31 +49,31 @@ def find_layout(place: Place) -> Layout | None:
     return best
 
 
-def _is_labelme(place: Place, pair: _Pair) -> bool:
+def _is_labelme(place: Place, pair: Pair) -> bool:
     name = _paired(place, pair, _LABELME)[0]
-    return looks_like_labelme(place.join(*pair.outlines, name))
+    return looks_like_labelme(place.join(*pair.maps, name))
 
 
-def _candidates(place: Place) -> Iterator[_Pair]:
+def _candidates(place: Place) -> Iterator[Pair]:
     around = [((name,), split_of(name)) for name in place.names if is_split(name)]
     for parts, split in [((), None), *around]:
         names = _below(place, parts).names
         images = next(((*parts, name) for name in IMAGES if name in names), parts)
         outlines = [(*parts, name) for name in _FOLDERS if name in names]
         for folder in dict.fromkeys([*outlines, images, parts]):
-            yield _Pair(images, folder, split)
+            yield Pair(images, folder, split)
             for inside in filter(is_split, _below(place, images).names if images else ()):
                 if inside in _below(place, folder).names and images != parts:
-                    yield _Pair((*images, inside), (*folder, inside), split_of(inside))
+                    yield Pair((*images, inside), (*folder, inside), split_of(inside))
 
 
 def _below(place: Place, parts: tuple[str, ...]) -> Place:
     return place.below(*parts) if parts else place
 
 
-def _paired(place: Place, pair: _Pair, suffix: str) -> list[str]:
+def _paired(place: Place, pair: Pair, suffix: str) -> list[str]:
     """The files of outlines in a pair of folders that have an image."""
-    names = [n for n in _below(place, pair.outlines).names if n.lower().endswith(suffix)]
+    names = [n for n in _below(place, pair.maps).names if n.lower().endswith(suffix)]
     if not names:
         return []
     images = [name for name in _below(place, pair.images).names if is_image(name)]
@@ -99,7 +90,7 @@ def match_outlines(
     taken: set[str] = set()
     for pair in layout.pairs:
         names = _paired(place, pair, layout.suffix)
-        there = {n[: -len(layout.suffix)]: place.join(*pair.outlines, n) for n in names}
+        there = {n[: -len(layout.suffix)]: place.join(*pair.maps, n) for n in names}
         for key, image in by_stem(place.join(*pair.images), problems).items():
             if image in taken:  # outlined in two folders: the first is
                 continue
@@ -108,7 +99,9 @@ def match_outlines(
                 bare.append(key)
             if outlines or layout.suffix == YOLO:
                 taken.add(image)
-                name = f"{pair.split or '/'.join(pair.images)}/{key}" if key in found else key
+                name = distinct_name(key, pair, found)
+                if name in found:
+                    problems.append(Problem(image, f"has the name of {found[name].image}"))
                 found[name] = Outlined(image, outlines, pair.split)
     if bare:
         what = "taken for empty" if layout.suffix == YOLO else "left out"
