@@ -1,5 +1,6 @@
 """Figures of hand-made labels and predictions, and of a validation on several workers."""
 
+import math
 import threading
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.records import VOID, Label, Segmentation
 from pipeline.synthetic import CLASSES
 from pipeline.training import validation
 from pipeline.training.reports import Validation, load_validation, save_validation
+from pipeline.training.spread import Some
 
 CELL, CRYSTAL = 2, 3
 
@@ -98,7 +100,9 @@ def test_validation_is_the_same_on_any_number_of_workers(
     place = threading.local()
     parts: dict[int, object] = {}
 
-    def run(rank: int, world: int, barrier: threading.Barrier) -> validation.Validated:
+    def run(
+        rank: int, world: int, barrier: threading.Barrier, seconds: float = math.inf
+    ) -> validation.Validated:
         """A process of several, played by a thread."""
         place.value, place.barrier = (rank, world), barrier
         predictor = validation.build_predictor(
@@ -106,7 +110,9 @@ def test_validation_is_the_same_on_any_number_of_workers(
             torch.float32,
         )  # fmt: skip
         seen = validation.look(predictor, samples, [0, 3, 4])  # of these it need not look again
-        return validation.validate(predictor, method, samples, seen=seen, with_overlays=True)
+        return validation.validate(
+            predictor, method, samples, seen=seen, with_overlays=True, seconds=seconds
+        )
 
     def gather(part: object) -> list[object]:
         rank, world = place.value
@@ -136,6 +142,20 @@ def test_validation_is_the_same_on_any_number_of_workers(
     assert all(o.picture.shape[1] > 2 * o.picture.shape[0] for o in alone.overlays)
     save_validation(alone.validation, str(tmp_path))
     assert load_validation(str(tmp_path)) == alone.validation
+    hurried = run(0, 1, threading.Barrier(1), seconds=0)
+    assert (hurried.images, hurried.validation.figures.images) == (1, 1)
+    assert alone.images == together[0].images == 7
+
+
+@pytest.mark.parametrize("images", [1, 2, 7, 60, 1000])
+def test_images_are_spread_evenly_however_many_are_taken(images: int) -> None:
+    shuffled = Some.shuffled(range(images))  # type: ignore[arg-type]
+    assert sorted(shuffled) == list(range(images))
+    for count in (1, images // 9 + 1, images // 2 + 1):
+        taken = list(shuffled.first(count))
+        assert len(taken) == count
+        gaps = np.diff([-1, *taken, images])
+        assert gaps.max() <= 3 * images / count, "none lie far from all that are taken"
 
 
 def _check(found: Validation, name: str) -> None:

@@ -25,10 +25,11 @@ from pipeline.methods import build_method
 from pipeline.models.unet import UNet
 from pipeline.records import VOID, Label, Sample
 from pipeline.synthetic import CLASSES, make_scene
+from pipeline.training import loop
 from pipeline.training.average import WeightAverage
 from pipeline.training.crops import CropSource
 from pipeline.training.loop import SaveDue, Training
-from pipeline.training.reports import EpochReport, StepReport
+from pipeline.training.reports import EpochReport, Notice, StepReport
 from pipeline.training.samples import CachedSamples
 from pipeline.training.schedule import Schedule
 from pipeline.training.state import load_snapshot, save_snapshot
@@ -76,13 +77,13 @@ def train(
     folder: Path,
     world: int = 1,
     stop_after: int = 0,
-    reports: list[EpochReport] | None = None,
+    reports: list[EpochReport | Notice] | None = None,
     started: float | None = None,
     **changes: object,
 ) -> Training:
     """Run a case to its end, or until `stop_after` steps, from a snapshot where there is one.
 
-    Validations are added to `reports`.
+    Validations and notices are added to `reports`.
     """
     torch.manual_seed(5)
     values = {
@@ -116,7 +117,7 @@ def train(
     assert isinstance(events[-1], SaveDue)
     assert events[-1].last
     if reports is not None:
-        reports += [event for event in events if isinstance(event, EpochReport)]
+        reports += [event for event in events if not isinstance(event, SaveDue)]
     snapshot = training.snapshot()
     if not world > 1 or dist.get_rank() == 0:
         save_snapshot(snapshot, str(folder))
@@ -243,12 +244,36 @@ def test_a_training_that_gets_no_better_is_not_waited_for(tmp_path: Path) -> Non
 
 def test_an_epoch_that_is_longer_than_the_training_is_validated_on_the_way(tmp_path: Path) -> None:
     """Or nobody knows how long a validation takes, and the end comes late by as much."""
-    reports: list[EpochReport] = []
+    reports: list[EpochReport | Notice] = []
     case = Case("long", batch_size=1)
     # As short as they are, validations take more of this training than they may on the way.
     training = train(case, tmp_path, reports=reports, epochs=1, min_steps=3, validation_share=1e-9)
-    assert [(one.epoch, one.step) for one in reports] == [(1, 3), (1, 4)]
+    assert [(one.epoch, one.step) for one in reports if isinstance(one, EpochReport)] == [
+        (1, 3),
+        (1, 4),
+    ]
     assert training.state.finished
+
+
+def test_of_more_validation_images_than_there_is_time_for_the_same_few_are_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_SHORT", 0.0)
+    short: dict[str, object] = {"max_minutes": 60, "validation_share": 1e-9}
+    first: list[EpochReport | Notice] = []
+    train(Case("hurried"), tmp_path, stop_after=5, reports=first, **short)
+    second: list[EpochReport | Notice] = []
+    training = train(Case("hurried"), tmp_path, reports=second, **short)
+    assert training.state.finished
+    notices = [one.text for one in first + second if isinstance(one, Notice)]
+    assert notices == [
+        "1 of the 2 validation images are looked at, spread evenly over them: for more there is no "
+        "time (--validation-share)"
+    ]
+    looked = [one.validation for one in first + second if isinstance(one, EpochReport)]
+    assert len(looked) > 1
+    assert {one.figures.images for one in looked} == {1}
+    assert [sample.name for sample in training.validation] == ["0"]
 
 
 def test_of_equally_good_weights_those_that_learned_longest_are_kept(tmp_path: Path) -> None:

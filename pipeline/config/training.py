@@ -215,7 +215,11 @@ class TrainSettings(LogSettings):
         3, ge=0, description="times that lost workers are replaced before the training gives up"
     )
     validation_share: float = Field(
-        0.05, gt=0, le=1, description="largest share of the time spent validating on the way"
+        0.05,
+        gt=0,
+        le=1,
+        description="largest share of the time spent validating on the way, and of --max-minutes "
+        "for one validation, which looks at so many of the images",
     )
     cache_bytes: int | None = Field(
         None,

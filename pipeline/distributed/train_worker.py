@@ -13,13 +13,14 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import prepare_model
 
 from pipeline import storage
-from pipeline.config import ConfiguredSettings
+from pipeline.config import ConfiguredSettings, MethodSettings
 from pipeline.distributed.checkpoints import uploader, uri_of
 from pipeline.distributed.mailbox import StepReporter, deliver
 from pipeline.distributed.samples import from_table
 from pipeline.distributed.streaming import StreamedSamples
 from pipeline.errors import SettingsError
 from pipeline.methods import build_method
+from pipeline.methods.base import Method
 from pipeline.models.bundle import BundleSpec
 from pipeline.models.unet import UNet
 from pipeline.models.weights import ModelBundle, build_network, round_weights, save_bundle
@@ -30,12 +31,14 @@ from pipeline.training.loop import SaveDue, Training
 from pipeline.training.pretrained import begin_with
 from pipeline.training.reports import Validation, save_validation
 from pipeline.training.samples import CachedSamples
+from pipeline.training.spread import Some
 from pipeline.training.state import Snapshot, load_snapshot, save_snapshot
 from pipeline.training.tuning import decodings, images_to_tune_on, tune_decoding
 from pipeline.training.validation import look, validate
 from pipeline.training.world import from_first
 
 _PUBLISHING = 1.0  # validations that it takes to measure the bundle once more, and to save it
+_SAVING = 0.25  # and to save alone what has been measured
 BUNDLE = "bundle"
 """Folder of the finished model in the last checkpoint."""
 
@@ -128,6 +131,7 @@ def _train(job: TrainJob, mailbox: Any) -> None:
         weights=job.crop_weights,
     )
     validation = job.streams.get("val") or _samples("val")
+    at_the_end = _PUBLISHING if _changes_at_the_end(method, settings) else _SAVING
     tuned_on = len(images_to_tune_on(method, _sizes(validation))) / len(validation)
     training = Training(
         network,
@@ -142,7 +146,7 @@ def _train(job: TrainJob, mailbox: Any) -> None:
         wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
         on_step=StepReporter(mailbox) if is_first else lambda report: False,
         snapshot=_snapshot_to_resume(job),
-        end_validations=1 + _PUBLISHING,
+        end_validations=1 + at_the_end,
         end_decodings=decodings(method) * tuned_on / job.threads,
     )
     for event in training.run():
@@ -170,6 +174,9 @@ def _finish(training: Training, spec: BundleSpec) -> _Finished | None:
     network.load_state_dict(training.best)
     if training.settings.bundle_weights == "bfloat16":
         round_weights(network)
+    if not _changes_at_the_end(training.method, training.settings):
+        assert training.state.best_validation
+        return _finished(spec, spec.method, network, training.state.best_validation)
     predictor, samples = training.predictor(network), training.validation
     (share,) = from_first([training.end_share])
     chosen = images_to_tune_on(training.decoder, _sizes(samples), share)
@@ -177,9 +184,19 @@ def _finish(training: Training, spec: BundleSpec) -> _Finished | None:
     tuned = tune_decoding(training.decoder, seen, training.settings.method.model_fields_set)
     decoder = build_method(tuned, spec.classes)
     validation = validate(predictor, decoder, samples, seen=seen).validation
+    return _finished(spec, spec.method.with_learned(tuned), network, validation)
+
+
+def _finished(
+    spec: BundleSpec, method: MethodSettings, network: UNet, validation: Validation
+) -> _Finished:
     said = {"metrics": validation.metrics, "counts": validation.figures.counts}
-    complete = spec.model_copy(update={"method": spec.method.with_learned(tuned), **said})
-    return _Finished(complete, network, validation)
+    return _Finished(spec.model_copy(update={"method": method, **said}), network, validation)
+
+
+def _changes_at_the_end(method: Method, settings: ConfiguredSettings) -> bool:
+    """Whether a bundle is measured once more, since it is not just what was validated."""
+    return settings.bundle_weights != "float32" or decodings(method) > 0
 
 
 def _save(
@@ -228,6 +245,9 @@ def _samples(split: str) -> Sequence[Sample]:
 
 def _sizes(samples: Sequence[Sample]) -> Sequence[tuple[int, ...]]:
     """Height and width of each; those that are read again and again are not read for it."""
+    if isinstance(samples, Some):
+        sizes = _sizes(samples.samples)
+        return [sizes[number] for number in samples.numbers]
     if isinstance(samples, StreamedSamples):
         return samples.shapes
     return [sample.label.semantic.shape for sample in samples]

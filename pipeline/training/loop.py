@@ -34,8 +34,9 @@ from pipeline.training.milestones import is_milestone
 from pipeline.training.optimizer import build_optimizer
 from pipeline.training.prefetch import prefetch
 from pipeline.training.recorded import Recorded
-from pipeline.training.reports import EpochReport, Needs, StepReport
+from pipeline.training.reports import EpochReport, Needs, Notice, StepReport
 from pipeline.training.schedule import Schedule
+from pipeline.training.spread import Some
 from pipeline.training.state import (
     Snapshot,
     TrainingState,
@@ -52,6 +53,7 @@ _VALIDATE_EVERY = 0.25  # of the training at the latest, however much time it ta
 _SOON_OVER = 0.05  # of the training that is left: the last validation is near enough
 _DECODING_SHARE = 0.1  # of the time that may be kept for decodings at the end
 _MARGIN = 1.15  # on the time that the last validation is expected to take
+_SHORT = 20.0  # seconds: a validation that takes no longer is not worth cutting
 _SURPRISE = 2.0  # times the one before that a validation is taken to need: a busy moment passes
 
 
@@ -82,6 +84,8 @@ class Training:
     Attributes:
         state: where it stands.
         decoder: the method, whose settings count the images' pixels instead of the network's.
+        validation: the images to validate on: as many as there is time for, from the first
+            validation on.
         best: the weights of the best validation so far, on the CPU.
     """
 
@@ -124,6 +128,7 @@ class Training:
         self.on_step = on_step
         self.end_validations, self.end_decodings = end_validations, end_decodings
         self.state = snapshot.state.model_copy() if snapshot else TrainingState()
+        self._look_at(self.state.validation_images)
         self.best: dict[str, Tensor] = unpacked("best", snapshot.tensors) if snapshot else {}
         if snapshot:
             network.load_state_dict(unpacked("network", snapshot.tensors))
@@ -143,7 +148,7 @@ class Training:
         self.stop = False
         self.saved = time.time()
 
-    def run(self) -> Iterator[EpochReport | SaveDue]:
+    def run(self) -> Iterator[EpochReport | Notice | SaveDue]:
         """Train to the end of the schedule, or until told to stop."""
         while not self.state.finished:
             yield from self._train_epoch()
@@ -153,7 +158,7 @@ class Training:
             self.state.progress = beat.progress
             late = self.state.done > self.state.validated
             if late and (beat.validate or beat.progress >= 1):
-                yield self._validate()
+                yield from self._validate()
             impatient = self._is_impatient()
             self.state.finished = beat.progress >= 1 or impatient
             if beat.validate and not self.state.finished:
@@ -279,19 +284,28 @@ class Training:
         said = from_first([progress, save, self.stop, validate, overdue])
         return _Beat(said[0], *(bool(one) for one in said[1:]))
 
-    def _validate(self) -> EpochReport:
+    def _validate(self) -> Iterator[EpochReport | Notice]:
         """Measure the averaged weights and remember them when they are the best so far."""
         began, state = time.time(), self.state
         steps, seconds = state.done - state.validated, max(state.training_seconds, 1e-9)
         epoch = state.epoch if state.step else state.epoch - 1
         pictured = is_milestone(epoch) or state.progress >= 1
         network = self.average.network
+        is_first, images = state.validation_images is None, len(self.validation)
         found = validate(
             self.predictor(network),
             self.decoder,
-            self.validation,
+            Some.shuffled(self.validation) if is_first else self.validation,
             with_overlays=self.settings.record.tensorboard and pictured,
+            seconds=self._seconds_to_validate() if is_first else math.inf,
         )
+        if found.images < images:
+            self._look_at(found.images)
+            yield Notice(
+                f"{found.images} of the {images:,} validation images are looked at, spread evenly "
+                "over them: for more there is no time (--validation-share)"
+            )
+        state.validation_images = found.images
         report = EpochReport(
             epoch=epoch,
             step=state.done,
@@ -317,7 +331,17 @@ class Training:
         state.decoding_seconds = found.decoding_seconds * surprise
         # Images of many sizes leave holes that no step fills, and more of them each time.
         give_back_free_memory()
-        return report
+        yield report
+
+    def _seconds_to_validate(self) -> float:
+        """What one validation may take, and with it each that follows."""
+        minutes = self.settings.max_minutes
+        return max(_SHORT, self.settings.validation_share * minutes * 60) if minutes else math.inf
+
+    def _look_at(self, count: int | None) -> None:
+        """Validate on so many images from now on."""
+        if count is not None and count < len(self.validation):
+            self.validation = Some.shuffled(self.validation).first(count)
 
     def _needs(self) -> Needs:
         """Of the process that needs most; all take part."""

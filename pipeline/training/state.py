@@ -37,6 +37,7 @@ class TrainingState(BaseModel):
     best_score: float | None = None
     best_epoch: int = Field(0, description="the first that was as good")
     best_validation: Validation | None = None
+    validation_images: int | None = Field(None, description="that there is time to look at")
     validated: int = Field(0, description="steps done at the last validation")
     validated_progress: float = 0.0
     validation_seconds: float = Field(0.0, description="that the last validation took")

@@ -24,7 +24,8 @@ from pipeline.overlaps import areas_of
 from pipeline.records import thing_ids
 from pipeline.scores import relative_sizes
 from pipeline.training.calibration import fit_scores
-from pipeline.training.validation import Seen, evenly
+from pipeline.training.spread import evenly
+from pipeline.training.validation import Seen
 from pipeline.training.world import gather
 
 _MOST_PIXELS = 100_000_000  # that are decoded ten times over, in memory: about a gigabyte

@@ -6,6 +6,7 @@ same to the last bit however many processes there are.
 Legend: H height, W width.
 """
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,8 @@ from pipeline.records import (
     thing_ids,
 )
 from pipeline.training.reports import Overlay, Validation
-from pipeline.training.world import gather
+from pipeline.training.spread import evenly
+from pipeline.training.world import from_first, gather
 
 _OVERLAYS = 6
 _OVERLAY_SIDE = 256
@@ -50,6 +52,8 @@ class Validated:
 
     validation: Validation
     overlays: tuple[Overlay, ...]
+    images: int
+    """That were looked at: the first ones."""
     decoding_seconds: float = field(compare=False)
     """Of its time, what this process took to decode and judge its share."""
 
@@ -78,6 +82,7 @@ def validate(
     *,
     seen: Mapping[int, Seen] = MappingProxyType({}),
     with_overlays: bool = False,
+    seconds: float = math.inf,
 ) -> Validated:
     """Predict the validation images as a job would, and measure; the same in every process.
 
@@ -87,12 +92,21 @@ def validate(
         samples: all of the images; each process takes its share.
         seen: what `look` found of some of them already.
         with_overlays: whether to draw a few of them.
+        seconds: after which no further image is begun, by the clock of the first process.
     """
+    start = time.monotonic()
     rank, world = rank_and_world()
     shown = evenly(len(samples), _OVERLAYS) if with_overlays else []
     matrix = np.zeros((256, 256), np.int64)
     judged, decoding = [], 0.0
-    for index in range(rank, len(samples), world):
+    for first in range(0, len(samples), world):
+        if first and seconds < math.inf:
+            (late,) = from_first([time.monotonic() - start >= seconds])
+            if late:
+                break
+        index = first + rank
+        if index >= len(samples):
+            break
         sample = samples[index]
         maps = seen[index].maps if index in seen else _maps(predictor, sample)
         began = time.perf_counter()
@@ -101,10 +115,11 @@ def validate(
         judged.append(_judge(sample, maps, found, method.classes, shown=index in shown))
         decoding += time.perf_counter() - began
     parts = gather((matrix, judged))
-    images = [parts[i % world][1][i // world] for i in range(len(samples))]
+    count = sum(len(part[1]) for part in parts)
+    images = [parts[i % world][1][i // world] for i in range(count)]
     overlays = tuple(one.overlay for one in images if one.overlay is not None)
     whole: NDArray[np.int64] = np.sum([part[0] for part in parts], axis=0)
-    return Validated(_measure(images, whole, method), overlays, decoding)
+    return Validated(_measure(images, whole, method), overlays, count, decoding)
 
 
 def look(
@@ -170,12 +185,6 @@ def _measure(images: Sequence[_Judged], matrix: NDArray[np.int64], method: Metho
         figures=figures,
         pixels=sum(pixels, Reliability()) if pixels else None,
     )
-
-
-def evenly(images: int, count: int) -> list[int]:
-    """The numbers of so many images, spread evenly over all; always the same ones."""
-    numbers: list[int] = np.linspace(0, images - 1, min(images, count)).round().astype(int).tolist()
-    return numbers
 
 
 def _draw(sample: Sample, guess: Label, classes: Classes) -> Overlay:
