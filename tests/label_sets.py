@@ -196,6 +196,23 @@ def write_cityscapes(root: Path) -> Truth:
     return dict.fromkeys(("aachen_0_0", "ulm_1_2"), (semantic, instances))
 
 
+def write_nnunet(root: Path) -> Truth:
+    """Colours in one file, as nnU-Net has them of 2D images."""
+    ids = class_ids()
+    for i, name in enumerate(["a", "b_1"]):
+        save(root / f"imagesTr/{name}_0000.tif", picture(i))
+        save(root / f"labelsTr/{name}.tif", ids)
+    what = {
+        "channel_names": {"0": "R", "1": "G", "2": "B"},
+        "labels": {"background": 0, "road": 1, "ignore": 2},
+        "numTraining": 2,
+        "file_ending": ".tif",
+    }
+    (root / "dataset.json").write_text(json.dumps(what))
+    truth = (np.where(ids == 2, VOID, ids).astype(np.uint8), np.zeros((H, W), np.int32))
+    return {"a": truth, "b_1": truth}
+
+
 def write_manifest(root: Path) -> Truth:
     """Parquet; files wherever they are; classes of two things."""
     instances = blocks((2, 2, 8, 9), (10, 3, 15, 12))
@@ -227,6 +244,7 @@ WRITERS: dict[str, Callable[[Path], Truth]] = {
     "outlines": write_outlines,
     "semantic": write_semantic,
     "cityscapes": write_cityscapes,
+    "nnunet": write_nnunet,
     "manifest": write_manifest,
 }
 

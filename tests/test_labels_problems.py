@@ -430,7 +430,9 @@ def test_a_setting_that_would_be_passed_over_is_refused(tmp_path: Path) -> None:
         open_data(str(tmp_path), LabelSettings(void=3))
 
 
-@pytest.mark.parametrize("name", ["coco", "masks", "semantic", "cityscapes", "manifest", "folder"])
+@pytest.mark.parametrize(
+    "name", ["coco", "masks", "semantic", "cityscapes", "nnunet", "manifest", "folder"]
+)
 def test_a_format_that_is_asked_for_says_what_is_missing(tmp_path: Path, name: Any) -> None:
     (tmp_path / "codes.txt").write_text("sky\n")
     assert str(tmp_path) in one_line(tmp_path, LabelSettings(format=name))

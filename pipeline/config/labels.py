@@ -14,7 +14,15 @@ class LabelSettings(Section):
     """How the annotations are found and read."""
 
     format: Literal[
-        "auto", "folder", "masks", "coco", "outlines", "semantic", "cityscapes", "manifest"
+        "auto",
+        "folder",
+        "masks",
+        "coco",
+        "outlines",
+        "semantic",
+        "cityscapes",
+        "nnunet",
+        "manifest",
     ] = Field("auto", description="annotation format; auto: the one whose files are there")
     images: str | None = Field(
         None, description="folder or URI of COCO's images, where they are not beside the JSON"

@@ -9,7 +9,17 @@ from dataclasses import replace
 from pipeline.config import VAL_FRACTION, LabelSettings
 from pipeline.errors import DataError
 from pipeline.images.reader import is_turned
-from pipeline.labels import cityscapes, coco, folder, foreign, manifest, masks, outlines, semantic
+from pipeline.labels import (
+    cityscapes,
+    coco,
+    folder,
+    foreign,
+    manifest,
+    masks,
+    nnunet,
+    outlines,
+    semantic,
+)
 from pipeline.labels.base import AnnotatedData, Format, Place
 from pipeline.labels.files import decode_file, read_file
 from pipeline.records import AnnotatedImage, Classes, Label, Remark, Sample
@@ -23,6 +33,7 @@ FORMATS: dict[str, Format] = {
     "outlines": outlines.FORMAT,
     "semantic": semantic.FORMAT,
     "cityscapes": cityscapes.FORMAT,
+    "nnunet": nnunet.FORMAT,
     "manifest": manifest.FORMAT,
 }
 
