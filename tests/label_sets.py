@@ -174,6 +174,40 @@ def write_semantic(root: Path) -> Truth:
     return {"0001": truth, "0002": truth}
 
 
+def write_voc(root: Path) -> Truth:
+    """Pascal VOC's ids by a palette for training, with a border around each object; CVAT's colours
+    for validation. Of a car in the corner no object is told."""
+    instances = blocks((2, 2, 8, 9), (10, 3, 15, 12), (12, 20, 20, 29))
+    semantic = np.array([0, 1, 2, 1], np.uint8)[instances]
+    semantic[21:, :4] = 1
+    around = cv2.dilate(instances.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    border = around & (instances == 0)
+    palette = [(0, 0, 0), (0, 0, 128), (0, 128, 0), (128, 128, 0)]
+    flat = [level for color in palette for level in color] + [0] * 3 * 251 + [224, 224, 192]
+    names = ["background", "car", "bead"]
+    for i, name in enumerate(["a", "b"]):
+        save(root / f"JPEGImages/{name}.png", picture(i))
+        classes, objects = np.where(border, 255, semantic), np.where(border, 255, instances)
+        for folder, ids in (("SegmentationClass", classes), ("SegmentationObject", objects)):
+            if name == "b":
+                table = np.array(flat, np.uint8).reshape(-1, 3)
+                save(root / f"{folder}/b.png", table[ids])
+                continue
+            (root / folder).mkdir()
+            indexed = Image.fromarray(ids.astype(np.uint8), "P")
+            indexed.putpalette(flat)
+            indexed.save(root / f"{folder}/a.png")
+    lists = root / "ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\n")
+    (lists / "val.txt").write_text("b\n")
+    rows = [f"{name}:{r},{g},{b}::" for name, (r, g, b) in zip(names, palette[:3], strict=True)]
+    rows.append("void:224,224,192::")
+    (root / "labelmap.txt").write_text("\n".join(["# label:color_rgb:parts:actions", *rows, ""]))
+    semantic = np.where(border | (instances == 0) & (semantic > 0), VOID, semantic)
+    return dict.fromkeys("ab", (semantic.astype(np.uint8), instances))
+
+
 def write_cityscapes(root: Path) -> Truth:
     """Road, a group of cars, two cars and a person; the ego vehicle is void."""
     labels = np.full((H, W), 7, np.uint8)
@@ -243,6 +277,7 @@ WRITERS: dict[str, Callable[[Path], Truth]] = {
     "coco": write_coco,
     "outlines": write_outlines,
     "semantic": write_semantic,
+    "voc": write_voc,
     "cityscapes": write_cityscapes,
     "nnunet": write_nnunet,
     "manifest": write_manifest,

@@ -30,6 +30,7 @@ from label_sets import (
     write_folder,
     write_masks,
     write_semantic,
+    write_voc,
 )
 from PIL import ExifTags, Image
 from pycocotools import mask as coco_mask
@@ -877,6 +878,25 @@ def test_pascal_voc_by_its_lists(tmp_path: Path) -> None:
     (lists / "train.txt").write_text("y1\n")
     (problem,) = open_data(str(tmp_path)).problems
     assert str(problem) == f"{lists}/train.txt names no image that has a class map"
+
+
+def test_the_objects_of_pascal_voc(tmp_path: Path) -> None:
+    truth = write_voc(tmp_path)
+    kinds = {c.name: c.kind for c in open_data(str(tmp_path)).classes}
+    assert kinds == {"background": "background", "car": "thing", "bead": "thing"}
+    as_maps = open_data(str(tmp_path), LabelSettings(format="semantic")).check()
+    assert [c.kind for c in as_maps.classes] == ["background", "stuff", "stuff"]
+    (tmp_path / "classes.yaml").write_text(
+        "classes: [{id: 0, name: background, kind: background}, {id: 1, name: car, kind: thing}, "
+        "{id: 2, name: bead, kind: stuff}]\n"
+    )
+    for name, label in labels(open_data(str(tmp_path)).check()).items():
+        semantic, instances = truth[name]
+        assert np.array_equal(label.semantic, semantic), "beads without objects keep their class"
+        assert np.array_equal(label.instances, np.where(semantic == 1, instances, 0))
+    (tmp_path / "SegmentationObject/b.png").unlink()
+    (problem,) = open_data(str(tmp_path)).problems
+    assert str(problem).endswith("JPEGImages/b.png has no map of objects in SegmentationObject/")
 
 
 # Other laws

@@ -431,7 +431,7 @@ def test_a_setting_that_would_be_passed_over_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["coco", "masks", "semantic", "cityscapes", "nnunet", "manifest", "folder"]
+    "name", ["coco", "masks", "semantic", "voc", "cityscapes", "nnunet", "manifest", "folder"]
 )
 def test_a_format_that_is_asked_for_says_what_is_missing(tmp_path: Path, name: Any) -> None:
     (tmp_path / "codes.txt").write_text("sky\n")

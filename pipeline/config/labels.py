@@ -20,6 +20,7 @@ class LabelSettings(Section):
         "coco",
         "outlines",
         "semantic",
+        "voc",
         "cityscapes",
         "nnunet",
         "manifest",

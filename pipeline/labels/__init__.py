@@ -19,6 +19,7 @@ from pipeline.labels import (
     nnunet,
     outlines,
     semantic,
+    voc,
 )
 from pipeline.labels.base import AnnotatedData, Format, Place
 from pipeline.labels.files import decode_file, read_file
@@ -32,6 +33,7 @@ FORMATS: dict[str, Format] = {
     "coco": coco.FORMAT,
     "outlines": outlines.FORMAT,
     "semantic": semantic.FORMAT,
+    "voc": voc.FORMAT,
     "cityscapes": cityscapes.FORMAT,
     "nnunet": nnunet.FORMAT,
     "manifest": manifest.FORMAT,

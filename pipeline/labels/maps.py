@@ -77,7 +77,7 @@ def read_instances(uri: str, shape: tuple[int, ...] | None) -> InstanceMap:
     """
     data = read_file(uri)
     pixels = decode_file(data, uri, as_indices=True)
-    _check_shape(uri, pixels, shape)
+    check_shape(uri, pixels, shape)
     if detect_format(data) == "JPEG":
         raise DataError(f"{uri} is a JPEG, which does not keep ids as they were; save PNG or TIFF")
     if pixels.shape[-1] == 3 and not pixels[..., 1:].any():
@@ -107,7 +107,7 @@ def _check_palette(uri: str, ids: NDArray[np.integer], shown: NDArray[Any]) -> N
 def read_ids(uri: str, shape: tuple[int, ...] | None) -> NDArray[np.integer]:
     """(H, W) whole numbers of a file of one channel, in its own type."""
     pixels = decode(uri, as_indices=True)
-    _check_shape(uri, pixels, shape)
+    check_shape(uri, pixels, shape)
     return _one_channel(uri, pixels)
 
 
@@ -117,7 +117,7 @@ def read_semantic(
     """(H, W) class ids, VOID where nobody labelled, of a map of values or of colours."""
     data = read_file(uri)
     pixels = decode_file(data, uri, as_indices=True)
-    _check_shape(uri, pixels, shape)
+    check_shape(uri, pixels, shape)
     if detect_format(data) == "JPEG":
         pixels = _without_traces(pixels, uri, legend)
     if legend.colours and pixels.shape[-1] == 3 and pixels.dtype == np.uint8:
@@ -166,7 +166,8 @@ def _used(
     )
 
 
-def _check_shape(uri: str, pixels: NDArray[np.generic], shape: tuple[int, ...] | None) -> None:
+def check_shape(uri: str, pixels: NDArray[np.generic], shape: tuple[int, ...] | None) -> None:
+    """Refuse a map of another height and width than its image has."""
     if shape is not None and pixels.shape[:2] != tuple(shape):
         raise DataError(
             f"{uri} is {pixels.shape[0]} x {pixels.shape[1]}, its image {shape[0]} x {shape[1]}"

@@ -31,6 +31,7 @@ MAPS = ("masks", "mask", "labels", "annotations", "labelmaps")
 OBJECT_MAPS = ("labels", SEMANTIC, "masks", "mask")
 """The same where objects are looked for: those of labels/ come first."""
 VOC = ("JPEGImages", "SegmentationClass", "ImageSets")
+VOC_OBJECTS = "SegmentationObject"
 _CAMVID = ("701_StillsRaw_full", "LabeledApproved_full")
 _AFTER_SPLIT = ("annot", "_labels", "_annot", "_masks", "_mask", "_label", "labels", "masks")
 _ENDINGS = ("_L", "_P", "_mask", "_masks", "_cp_masks", "_label", "_labels", "-labelled", "_gt",

@@ -17,7 +17,15 @@ from pipeline.labels.base import AnnotatedData, Format, Place, first_few
 from pipeline.labels.classes import CLASSES_FILE, LIST_FILES, find_classes
 from pipeline.labels.files import read_text
 from pipeline.labels.maps import read_maps
-from pipeline.labels.pairs import VOC, Pair, are_objects, distinct_name, find_pairs, match
+from pipeline.labels.pairs import (
+    VOC,
+    VOC_OBJECTS,
+    Pair,
+    are_objects,
+    distinct_name,
+    find_pairs,
+    match,
+)
 from pipeline.labels.splits import hold_out, named_in, splits_of_folders
 from pipeline.records import AnnotatedImage, Problem
 
@@ -26,7 +34,7 @@ _VOC_SPLITS = ("train", "val", "test")
 
 def fits(place: Place) -> bool:
     """Folders in pairs; images/ with labels/ are object ids unless a class list speaks for maps."""
-    return bool(find_pairs(place)) and not are_objects(place)
+    return bool(find_pairs(place)) and not are_objects(place) and VOC_OBJECTS not in place.names
 
 
 def open_semantic(place: Place, settings: LabelSettings, val_fraction: float) -> AnnotatedData:
