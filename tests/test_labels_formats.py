@@ -382,6 +382,29 @@ def test_a_list_that_does_not_fit_the_images_is_told(tmp_path: Path) -> None:
     assert str(problem) == f"{tmp_path}/valid.txt names a, as train.txt does"
 
 
+@pytest.mark.parametrize(
+    ("labelled", "bare"),
+    [("train/{}", "valid/{}"), ("{}/train", "{}/val"), ("train/{}", "validation")],
+)
+def test_a_split_whose_images_nothing_labels_is_told(
+    tmp_path: Path, labelled: str, bare: str
+) -> None:
+    """Or a share of the training images is held out, and nobody knows why."""
+    for i in range(3):
+        save(tmp_path / labelled.format("images") / f"{i}.png", picture(i))
+        save(tmp_path / labelled.format("labels") / f"{i}.png", blocks((2, 2, 8, 9)))
+        save(tmp_path / bare.format("images") / f"v{i}.png", picture(i))
+        save(tmp_path / "test" / f"t{i}.png", picture(i))
+    data = open_data(str(tmp_path)).check()
+    assert [image.name for image in data.images] == ["0", "1", "2"]
+    where = tmp_path / bare.format("images")
+    (note,) = data.notes
+    assert str(note) == f"{where} holds 3 images without a folder of labels; passed over"
+    (tmp_path / "classes.txt").write_text("sky\nroad\n")
+    as_maps = open_data(str(tmp_path), LabelSettings(format="semantic"))
+    assert as_maps.notes == data.notes
+
+
 def test_the_same_names_in_two_splits_are_told_apart(tmp_path: Path) -> None:
     for split in ("train", "val"):
         save(tmp_path / f"{split}/0001.png", picture(len(split)))

@@ -30,6 +30,7 @@ from pipeline.labels.pairs import (
     distinct_name,
     find_pairs,
     match,
+    unlabelled,
 )
 from pipeline.labels.splits import splits_of_folders
 from pipeline.records import AnnotatedImage, Problem
@@ -43,10 +44,10 @@ def fits(place: Place) -> bool:
 def open_folder(place: Place, settings: LabelSettings, val_fraction: float) -> AnnotatedData:
     """Find the images, labels, classes and splits of an annotated folder."""
     problems: list[Problem] = []
-    notes: list[Problem] = []
     pairs = find_pairs(place, OBJECT_MAPS)
     if not pairs:
         raise DataError(f"{place.uri} has no folder of images with one of labels: {LOOKS_FOR}")
+    notes = unlabelled(place, pairs)
     files: dict[str, _Files] = {}
     for pair in pairs:
         for name, one in _files(place, pair, problems, notes).items():

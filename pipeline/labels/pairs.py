@@ -70,6 +70,28 @@ def are_objects(place: Place) -> bool:
     return any(pair.tells_objects for pair in find_pairs(place, OBJECT_MAPS))
 
 
+def unlabelled(place: Place, pairs: Iterable[Pair]) -> list[Problem]:
+    """Folders of a split's images that nothing labels, but for test images, which seldom are."""
+    paired = {pair.images for pair in pairs}
+    inside = [
+        (top, name) for top in IMAGES if top in place.names for name in place.below(top).names
+    ]
+    splits = [
+        folder
+        for folder in [*((name,) for name in place.names), *inside]
+        if is_split(folder[-1]) and split_of(folder[-1]) != "test"
+    ]
+    notes = []
+    for split in splits:
+        names = place.below(*split).names
+        for folder in [split, *((*split, name) for name in IMAGES if name in names)]:
+            number = sum(map(is_image, place.below(*folder).names))
+            if number and folder not in paired:
+                what = f"holds {plural(number, 'image')} without a folder of labels; passed over"
+                notes.append(Problem(place.join(*folder), what))
+    return notes
+
+
 def match(
     place: Place, pair: Pair, problems: list[Problem], notes: list[Problem]
 ) -> dict[str, tuple[str, str | None]]:
