@@ -45,6 +45,7 @@ CELLS = (
     ClassSpec(id=1, name="cell", kind="thing"),
 )
 LAPTOP = Hardware(cpus=2, gpus=0, memory=8 << 30, workers=1, bfloat16=True)
+SERVER = Hardware(cpus=16, gpus=1, memory=64 << 30, workers=1, bfloat16=True)
 
 
 def scene(instances: np.ndarray, pixels: np.ndarray | None = None, name: str = "a") -> Sample:
@@ -392,8 +393,7 @@ def test_images_of_large_things_are_reduced_and_all_else_follows() -> None:
     assert "the median object has a diameter of 79 pixels: 20 are enough" in reason(near, "zoom")
     for name in ("crop", "batch_size", "network", "method"):
         assert getattr(near.settings, name) == getattr(far.settings, name), name
-    server = Hardware(cpus=16, gpus=1, memory=64 << 30, workers=1, bfloat16=True)
-    fine = chosen([discs(1024, 40, 120)], hardware=server)
+    fine = chosen([discs(1024, 40, 120)], hardware=SERVER)
     assert fine.settings.zoom == 0.5, "a GPU has the time for finer outlines"
     mixed = chosen([discs(1024, 40, 120), discs(256, 4, 12)])
     assert mixed.settings.zoom == 1, "the small ones would be lost"
@@ -419,6 +419,23 @@ def test_images_of_wide_classes_are_reduced_and_none_of_narrow_ones() -> None:
     tile = chosen([stuff(striped[:200, 50:250] % 2)], bands, instances=False)
     assert reason(tile, "zoom") == "half of the images are no longer than 200 pixels"
     assert chosen([stuff(striped * 0)], bands, instances=False).settings.zoom == 1
+
+
+def test_images_of_narrow_classes_are_reduced_where_there_is_time_for_few_looks() -> None:
+    bands = (ClassSpec(id=0, name="road", kind="stuff"), ClassSpec(id=1, name="pole", kind="stuff"))
+    poles = np.zeros((1024, 1024), np.uint8)
+    poles[:, ::200], poles[:, 1::200], poles[:, 2::200], poles[:, 3::200] = 1, 1, 1, 1
+    many = [stuff(poles)] * 12
+    hurried = chosen(many, bands, instances=False, max_minutes=1)
+    assert hurried.settings.zoom == 0.5
+    assert reason(hurried, "zoom").startswith(
+        "pole has a width of 4 pixels: 2 are enough where there is time for 3.8 looks at each image"
+    )
+    for leisurely in ({"max_minutes": 3}, {"epochs": 1}, {"max_minutes": 1, "hardware": SERVER}):
+        assert chosen(many, bands, instances=False, **leisurely).settings.zoom == 1
+    poles[:, 2::200] = poles[:, 3::200] = 0
+    thin = chosen([stuff(poles)] * 12, bands, instances=False, max_minutes=1)
+    assert (thin.settings.zoom, reason(thin, "zoom")) == (1, "pole has a width of 2 pixels")
 
 
 def test_the_device_and_the_time_shape_the_network() -> None:

@@ -67,7 +67,10 @@ def configure(
         lambda: rules.choose_normalization(normal.low, normal.high, found),
     )
     channels = choose("channels", settings.channels, lambda: rules.choose_channels(found))
-    zoom = choose("zoom", settings.zoom, lambda: rules.choose_zoom(recipe, data.classes, train))
+    looks = rules.looks(train, settings.max_minutes, hardware)
+    zoom = choose(
+        "zoom", settings.zoom, lambda: rules.choose_zoom(recipe, data.classes, train, looks)
+    )
     seen = train.seen_at(zoom)
     wanted = rules.wanted_depth(recipe, seen, data.classes)
     crop = choose(

@@ -21,6 +21,8 @@ _TINY, _TINY_REACH = 8, 16  # of ways of a pixel or two, as small shares of more
 _SMALL = 0.05  # quantile of the diameters that stands for small objects
 _LEAST_SMALL, _LEAST_MEDIAN = 6, 16  # pixels of a diameter that reducing images has to leave
 _LEAST_WIDTH = 24  # likewise of classes that are no objects
+_THIN_WIDTH = 2  # and where there is no time for so many looks at each image:
+_FEW_LOOKS = 8
 _MOST_HALVINGS = 3
 _LARGE = 0.95  # quantile of the diameters that stands for large objects
 _CROP_DIAMETERS = 3  # large objects side by side in a crop
@@ -94,15 +96,21 @@ def choose_channels(found: DataFingerprint) -> tuple[int, str]:
     return max(counts), "as many as the images have"
 
 
-def choose_zoom(recipe: Recipe, classes: Classes, train: SplitFingerprint) -> tuple[float, str]:
+def choose_zoom(
+    recipe: Recipe, classes: Classes, train: SplitFingerprint, looks: float
+) -> tuple[float, str]:
     """Half as often as what is large stays large enough: a quarter of the pixels, twice the sight.
 
     Of objects the diameters decide. How wide other classes are says less: what tells them apart may
-    be fine.
+    be fine. But what is fine is not learned either where there is time for a few looks only.
+
+    Args:
+        looks: how often the training sees each image, as large as it is.
     """
     small, median = (diameter_quantile(train.diameters, share) for share in (_SMALL, 0.5))
     longer = train.longer_sides.quantile(0.5)
-    finest = recipe.detail * _LEAST_WIDTH
+    hurried = looks < _FEW_LOOKS
+    finest = recipe.detail * (_THIN_WIDTH if hurried else _LEAST_WIDTH)
     least = [  # what there is, how many times as much as there has to be, in words
         (small, small / (recipe.detail * _LEAST_SMALL), "a small object has a diameter of"),
         (median, median / (recipe.detail * _LEAST_MEDIAN), "the median object has a diameter of"),
@@ -114,14 +122,17 @@ def choose_zoom(recipe: Recipe, classes: Classes, train: SplitFingerprint) -> tu
             width = 2 * pixels / edges  # of a band: its area by its length, which has two sides
             least.append((width, min(width / finest, 2.0), f"{spec.name} has a width of"))
     known = [one for one in least if not math.isnan(one[0])]
-    size, times, words = min(known, key=lambda one: one[1])
+    size, times, words = min(known, key=lambda one: (one[1], one[0]))
     reason = f"{words} {size:.0f} pixels"
     if len(known) == 1:
         return 1.0, "nothing that is annotated says how large things are"
     zoom = 2.0 ** -min(max(0, math.floor(math.log2(times))), _MOST_HALVINGS)
-    if zoom < 1:
-        reason += f": {size * zoom:.0f} are enough, and the network sees more and learns faster"
-    return zoom, reason
+    if zoom == 1:
+        return zoom, reason
+    reason += f": {size * zoom:.0f} are enough"
+    if hurried:
+        reason += f" where there is time for {looks:.1f} looks at each image as large as it is"
+    return zoom, f"{reason}, and the network sees more and learns faster"
 
 
 def wanted_depth(recipe: Recipe, train: SplitFingerprint, classes: Classes) -> tuple[int, str]:
@@ -236,8 +247,7 @@ def choose_width(
         return width, f"suits a {recipe.name}"
 
     def steps(width: int) -> float:
-        rate = hardware.cpus * _PIXELS_A_SECOND * (1.0 if hardware.bfloat16 else _FLOAT32)
-        return minutes * 60 * rate * (16 / width) ** 2 / step_pixels
+        return _pixels_in(minutes, hardware) * (16 / width) ** 2 / step_pixels
 
     while width > 8 and steps(width) < _FEWEST_STEPS:
         width //= 2
@@ -245,6 +255,19 @@ def choose_width(
         width,
         f"about {steps(width):,.0f} steps in {plural(minutes, 'minute')} on {hardware.cpus:g} CPUs",
     )
+
+
+def looks(train: SplitFingerprint, minutes: float | None, hardware: Hardware) -> float:
+    """How often a training of so long sees each image, as large as it is."""
+    if minutes is None or hardware.gpus:
+        return math.inf
+    return _pixels_in(minutes, hardware) / (train.labelled_pixels + train.void_pixels)
+
+
+def _pixels_in(minutes: float, hardware: Hardware) -> float:
+    """That processors train on in so long, at width 16."""
+    rate = hardware.cpus * _PIXELS_A_SECOND * (1.0 if hardware.bfloat16 else _FLOAT32)
+    return minutes * 60 * rate
 
 
 def choose_weights(classes: Classes, train: SplitFingerprint) -> tuple[list[float], str]:
