@@ -11,6 +11,8 @@ if TYPE_CHECKING:  # PyTorch and Ray are imported when there is work for them
     from pipeline.survey.problems import Findings
     from pipeline.survey.summary import SplitSummary, Spread
 
+_MOST_VALUES = 12  # of a list, such as a weight a class, that leave room for the reason
+
 
 def print_summaries(found: Sequence["SplitSummary"]) -> None:
     """A table of the images, a column a split; and one of the classes, a row a split."""
@@ -83,6 +85,11 @@ def _part(n: int, total: int) -> str:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, list) and len(value) > _MOST_VALUES:
+        least, most = _value(min(value)), _value(max(value))
+        return (
+            f"{len(value)} times {least}" if least == most else f"{len(value)}, {least} to {most}"
+        )
     if isinstance(value, list):
         return ", ".join(_value(item) for item in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

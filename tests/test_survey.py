@@ -14,7 +14,9 @@ import yaml
 from PIL import ExifTags, Image
 
 from jobs import inspect, train
+from jobs._log import TextLog
 from jobs._main import FAILED, run_job
+from jobs._survey import tell_choices
 from pipeline.config import (
     AugmentSettings,
     InspectSettings,
@@ -29,13 +31,13 @@ from pipeline.labels import AnnotatedData, open_data, read_sample
 from pipeline.methods import build_method
 from pipeline.models.bundle import load_spec
 from pipeline.records import VOID, Box, ClassSpec, Label, ObjectMask, Problem, Remark, Sample
-from pipeline.survey.configure import Configuration, configure
+from pipeline.survey.configure import Choice, Configuration, configure
 from pipeline.survey.facts import CELL_SIDES, ImageFacts, measure_image
 from pipeline.survey.fingerprint import DataFingerprint
 from pipeline.survey.picture import busiest_window, pick_images
 from pipeline.survey.problems import find_problems
 from pipeline.survey.recipes import Hardware
-from pipeline.survey.tally import diameter_bins, diameter_quantile
+from pipeline.survey.tally import area_median, diameter_bins, diameter_quantile
 from pipeline.synthetic import CLASSES, write_annotated
 from tests.conftest import ROOT
 from tests.label_sets import perfect_outputs
@@ -130,6 +132,23 @@ def test_looks() -> None:
     assert facts_of(holes).levels == (0, 0, 0)
     assert facts_of(bright).content == facts_of(replace(bright, name="b")).content
     assert facts_of(bright).content != facts_of(dark).content
+
+
+def test_pixels_without_a_value_hide_no_look_and_are_told() -> None:
+    """A border of NaN, as stitched and registered images have, made the look of each unclear."""
+    bright = discs(64, 6, 20)
+    pixels = bright.pixels.astype(np.float32)
+    pixels[:10], pixels[40, 40] = np.nan, np.inf
+    torn = facts_of(replace(bright, pixels=pixels))
+    assert torn.polarity == "bright"
+    assert [remark.times for remark in torn.remarks] == [10 * 64 + 1]
+    told = lines([torn, facts_of(discs(64, 5, 20, "whole"), "val")])[1]
+    assert told.startswith("data has pixels without a value (NaN or infinite), which void ")
+    assert told.endswith("would leave out: 641 in a")
+    part = discs(64, 6, 20)
+    part.pixels[:, 16:], part.label.semantic[:, 16:] = 255, VOID
+    part.label.instances[:, 16:] = 0
+    assert facts_of(part).polarity == "bright", "what nobody labelled is not around the objects"
 
 
 def test_diameters_of_many_objects_are_right_to_a_few_percent() -> None:
@@ -513,6 +532,36 @@ def test_tiny_objects_are_not_taken_for_noise(name: str) -> None:
     assert reason(usual, "method.min_area") == "small objects have 72 pixels"  # of 81, in bins
 
 
+def test_one_large_object_among_spots_is_kept_whole() -> None:
+    """By number it is one in hundreds, and the reach of the spots tore it into eight."""
+    ids = np.zeros((512, 512), np.int32)
+    ids[4:508:14, 4:508:14] = np.arange(1, 36 * 36 + 1).reshape(36, 36)
+    cv2.circle(ids, (256, 256), 156, 0, cv2.FILLED)
+    cv2.circle(ids, (256, 256), 150, 2000, cv2.FILLED)
+    got = chosen([scene(ids)])
+    reach, network = got.settings.method.reach, got.settings.network
+    assert 288 <= (reach or 0) < 330
+    assert "a large object is 29" in reason(got, "network.depth")
+    assert network.depth == 6
+    assert got.settings.crop == 512
+    method = build_method(got.settings.method, CELLS)
+    outputs = perfect_outputs(method, scene(ids).label)
+    found = method.decode({k: m[0].numpy() for k, m in method.maps(outputs).items()})
+    assert len(found.scores) == len(np.unique(ids)) - 1
+    nuclei = np.random.default_rng(0).lognormal(3, 0.5, 1_000)
+    bins = diameter_bins(nuclei)
+    assert area_median(bins) == pytest.approx(20 * np.exp(0.5), rel=0.05)
+    assert area_median(bins) < diameter_quantile(bins, 0.95), "which such sets go by"
+
+
+def test_a_few_large_images_decide_over_many_tiny_ones() -> None:
+    """Most crops come from them; by number, crops were of 32 pixels and the depth was 2."""
+    tiny = [discs(30, 4, 14, f"t{i}") for i in range(8)]
+    got = chosen([*tiny, discs(1500, 7, 30, "slide")])
+    assert (got.settings.crop, got.settings.network.depth) == (160, 4)
+    assert chosen([*tiny, discs(64, 4, 14, "slide")]).settings.crop == 32
+
+
 def test_scarce_objects_are_sought() -> None:
     ids = np.zeros((1024, 1024), np.int32)
     ids[100:120, 100:120] = 1
@@ -656,6 +705,15 @@ def test_what_readers_remark_comes_back_from_other_processes(
     notes = [one["what"] for one in json.loads(capsys.readouterr().out)["notes"]]
     assert "does not list 1 of 3 images, which are left out: more" in notes
     assert any("EXIF says to turn" in note and note.endswith("1 in scene-0001") for note in notes)
+
+
+def test_many_weights_leave_room_for_the_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 200 classes, the table of choices was 900 letters wide."""
+    for weights, shown in (([1.0] * 200, "200 times 1 "), ([2.5, *[1.0] * 30], "31, 1 to 2.5 ")):
+        tell_choices(TextLog(), [Choice("method.class_weights", weights, "so")], "setting")
+        assert f"method.class_weights  {shown}" in capsys.readouterr().out
+    tell_choices(TextLog(), [Choice("method.class_weights", [1.0, 2.0], "so")], "setting")
+    assert "  1, 2 " in capsys.readouterr().out
 
 
 def test_the_settings_as_run_hold_every_choice(trained: str) -> None:

@@ -12,7 +12,16 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.records import Classes, InstanceMap, Label, Pixels, Remark, Sample, SemanticMap
+from pipeline.records import (
+    VOID,
+    Classes,
+    InstanceMap,
+    Label,
+    Pixels,
+    Remark,
+    Sample,
+    SemanticMap,
+)
 from pipeline.survey.tally import diameter_bins
 
 LEVELS = (1.0, 50.0, 99.8)
@@ -31,6 +40,7 @@ IN_PIECES = Remark(
     "objects in several pieces, as classes are (if the labels are class ids, --labels.format "
     "semantic with a class list reads them)"
 )
+NO_VALUE = "pixels without a value (NaN or infinite), which void in the class maps would leave out"
 
 
 @dataclass(frozen=True)
@@ -136,8 +146,15 @@ def measure_image(sample: Sample, split: str, classes: Classes) -> ImageFacts:
         class_below=tuple((middles > 0.5 + _ASIDE).astype(int).tolist()),
         content=_content(pixels),
         decoded_bytes=pixels.nbytes + label.semantic.nbytes + label.instances.nbytes,
-        remarks=(*label.remarks, *objects.doubts),
+        remarks=(*label.remarks, *objects.doubts, *_without_value(pixels)),
     )
+
+
+def _without_value(pixels: Pixels) -> tuple[Remark, ...]:
+    if pixels.dtype.kind != "f":
+        return ()
+    times = int((~np.isfinite(pixels)).any(-1).sum())
+    return (Remark(NO_VALUE, times),) if times else ()
 
 
 def _measure_intensity(pixels: Pixels) -> tuple[tuple[float, ...], bool]:
@@ -156,15 +173,17 @@ def _measure_intensity(pixels: Pixels) -> tuple[tuple[float, ...], bool]:
 
 
 def _contrast(pixels: Pixels, label: Label, classes: Classes, span: float) -> float:
+    gray = pixels.mean(-1, dtype=np.float32)
+    known = np.isfinite(gray) & (label.semantic != VOID)
     inside = label.instances > 0
     outside = ~inside
     if not inside.any():
         background = [spec.id for spec in classes if spec.kind == "background"]
         outside = np.isin(label.semantic, background)
         inside = np.isin(label.semantic, [s.id for s in classes if s.kind != "background"])
+    inside, outside = inside & known, outside & known
     if span <= 0 or not inside.any() or not outside.any():
         return math.nan
-    gray = pixels.mean(-1, dtype=np.float32)
     return float(gray[inside].mean() - gray[outside].mean()) / span
 
 

@@ -13,7 +13,7 @@ from pipeline.records import Classes
 from pipeline.survey.facts import CELL_SIDES
 from pipeline.survey.fingerprint import DataFingerprint, SplitFingerprint
 from pipeline.survey.recipes import Hardware, Recipe
-from pipeline.survey.tally import diameter_quantile
+from pipeline.survey.tally import Tally, area_median, diameter_quantile
 from pipeline.wording import plural
 
 _LEAST_REACH = 64  # pixels
@@ -137,7 +137,7 @@ def choose_zoom(
 
 def wanted_depth(recipe: Recipe, train: SplitFingerprint, classes: Classes) -> tuple[int, str]:
     """The depth that the data asks for, whatever the crops are."""
-    large = diameter_quantile(train.diameters, _LARGE)
+    large = _large_diameter(train)
     if not math.isnan(large):
         depth = recipe.depth
         while depth < 6 and network_context(depth) < _CONTEXT_DIAMETERS * large:
@@ -161,7 +161,7 @@ def choose_crop(
     """The device's size, more for large objects, less for small images; a multiple of 2**depth."""
     step = 2**depth
     median = diameter_quantile(train.diameters, 0.5)
-    large = diameter_quantile(train.diameters, _LARGE)
+    large = _large_diameter(train)
     is_scene = math.isnan(median) or _has_surroundings(classes)
     side = recipe.scene if is_scene else recipe.crop
     reason = f"suits a {recipe.name}"
@@ -175,10 +175,22 @@ def choose_crop(
             f"{side / median:.0f} times the median object's diameter of {median:.0f} pixels, "
             f"{side / large:.0f} times a large one's {large:.0f}; {reason}"
         )
-    longer = train.longer_sides.quantile(0.5)
+    longer = _usual_side(train.longer_sides, side)
     if longer < side:
         side, reason = longer, f"half of the images are no longer than {longer} pixels"
     return max(16, -(-side // step) * step), f"{reason}; a multiple of {step}"
+
+
+def _large_diameter(train: SplitFingerprint) -> float:
+    """In pixels, of what is large: few are larger, by number and by what they cover."""
+    quantile = diameter_quantile(train.diameters, _LARGE)
+    return max(quantile, area_median(train.diameters))
+
+
+def _usual_side(longer_sides: Tally[int], crop: int) -> int:
+    """The longer side of the images that most crops come from: large ones give more than one."""
+    crops = [(side, times * max(1, round(side / crop))) for side, times in longer_sides.counts]
+    return Tally(tuple(crops)).quantile(0.5)
 
 
 def _has_surroundings(classes: Classes) -> bool:
@@ -204,7 +216,7 @@ def choose_full_resolution(recipe: Recipe) -> tuple[Literal["full", "light"], st
 
 def choose_reach(train: SplitFingerprint) -> tuple[int, str]:
     """As far as a large object is wide: its middle lies half as far, unless it is long."""
-    large = diameter_quantile(train.diameters, _LARGE)
+    large = _large_diameter(train)
     if large <= _TINY:
         return _TINY_REACH, f"large objects have a diameter of {large:.0f} pixels"
     if math.isnan(large) or large <= _LEAST_REACH:

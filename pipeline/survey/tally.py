@@ -75,12 +75,21 @@ def bin_edge(position: float) -> float:
     return float(2 ** (position / BINS_PER_OCTAVE))
 
 
-def diameter_quantile(bins: Sequence[int], share: float) -> float:
+def area_median(bins: Sequence[int]) -> float:
+    """The diameter that half of all objects' pixels lie in objects of at most; NaN without any.
+
+    One large object among a thousand spots is no quantile of theirs, and most of what they cover.
+    """
+    pixels = [times * bin_edge(place + 0.5) ** 2 for place, times in enumerate(bins)]
+    return diameter_quantile(pixels, 0.5)
+
+
+def diameter_quantile(bins: Sequence[float], share: float) -> float:
     """Of binned diameters, evenly spread inside each bin; NaN where there are none."""
     total = sum(bins)
     if total == 0:
         return math.nan
-    wanted, seen = share * total, 0
+    wanted, seen = share * total, 0.0
     for place, times in enumerate(bins):
         if times and seen + times >= wanted:
             return bin_edge(place + (wanted - seen) / times)
