@@ -186,7 +186,7 @@ def test_every_problem_has_its_line() -> None:
     assert lines([one, other]) == ("", "")
     assert lines([one]) == (
         "data has no image of the split val: a training takes at least one to learn from and "
-        "another to be measured on",
+        "another to be measured on; a single image can be cut into two",
         "",
     )
     twin = replace(one, name="twin", split="val")
@@ -251,6 +251,34 @@ def test_classes_that_are_missing_are_told_together() -> None:
         "learnt",
         "data has no pixel of c7 in train, but in val: it cannot be learnt",
     ]
+
+
+def test_what_validation_cannot_measure_is_told() -> None:
+    """Validated on images without objects, the network that finds none had a score of 1."""
+    good = [facts_of(discs(64, 5, 20 + i, f"n{i}")) for i in range(5)]
+    bare = facts_of(scene(np.zeros((64, 64)), name="bare"), "val")
+    problem, note = lines([*good, bare])
+    assert problem.startswith(
+        "data labels nothing but background in the images of the split val: what finds nothing "
+        "would be the best there; hold out others, by folders, valid.txt or manifest.csv"
+    )
+    assert note == "data labels nothing but background in 1 of val: bare"
+    held = facts_of(discs(64, 6, 20, "held"), "val")
+    problem, note = lines([*good, held])
+    assert problem == ""
+    assert note.startswith("data has 1 image in val: what is measured and tuned on so few says ")
+    crowd = facts_of(discs(256, 5, 20, "crowd"), "val")
+    assert lines([*good, crowd]) == ("", ""), "of many objects, one image says enough"
+    assert lines([*good, bare, crowd])[0] == ""
+    assert lines([*good[:3], held]) == ("", ""), "where there are few, nobody can hold out more"
+    classes = (*CELLS, ClassSpec(id=2, name="colony", kind="thing"))
+    train, val = discs(64, 5, 20, "a"), discs(64, 6, 20, "b")
+    train.label.semantic[train.label.instances == 1] = 2
+    facts = [measure_image(train, "train", classes), measure_image(val, "val", classes)]
+    (note_of_class,) = find_problems("data", ["train", "val"], facts, (), classes).notes
+    assert str(note_of_class).startswith(
+        "data has no pixel of colony in val, but in train: how well it is learnt shows nowhere"
+    )
 
 
 def test_class_ids_that_are_taken_for_objects_are_told() -> None:

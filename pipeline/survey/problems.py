@@ -13,6 +13,13 @@ from pipeline.labels.base import first_few
 from pipeline.records import Classes, Problem
 from pipeline.survey.facts import ImageFacts
 from pipeline.survey.fingerprint import USED_SPLITS, is_empty, is_void
+from pipeline.wording import plural
+
+_HOLD_OUT = (
+    "hold out others, by folders, valid.txt or manifest.csv, or more of them (--val-fraction)"
+)
+_FEW_IMAGES, _FEW_OBJECTS = 3, 100  # for validation: of fewer of both, figures say little
+_COULD_BE_MORE = 6  # images of both splits, from which on there is a choice
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ def find_problems(
         void: the value of pixels that nobody labelled, where a setting can name another.
         noted: what was worth a look already where the data set was opened.
     """
-    problems = _lacking_splits(uri, set(splits))
+    problems = _lacking_splits(uri, list(splits))
     problems += unreadable
     problems += _nothing_to_learn(uri, facts, classes, void)
     problems += _objects_and_classes(uri, facts, classes)
@@ -68,6 +75,7 @@ def find_problems(
         *_strays(uri, facts),
         *_empty(uri, facts, classes),
         *_absent(uri, facts, classes),
+        *_unmeasured(uri, facts, classes),
         *_repeated(facts),
     ]
     return Findings(tuple(problems), tuple(notes))
@@ -82,8 +90,10 @@ def widest(facts: Iterable[ImageFacts]) -> int:
     return most
 
 
-def _lacking_splits(uri: str, splits: set[str]) -> list[Problem]:
+def _lacking_splits(uri: str, splits: Sequence[str]) -> list[Problem]:
     needs = "a training takes at least one to learn from and another to be measured on"
+    if len(splits) == 1:
+        needs += "; a single image can be cut into two"
     lacking = [split for split in USED_SPLITS if split not in splits]
     return [Problem(uri, f"has no image of the split {split}: {needs}") for split in lacking]
 
@@ -91,7 +101,10 @@ def _lacking_splits(uri: str, splits: set[str]) -> list[Problem]:
 def _nothing_to_learn(
     uri: str, facts: Iterable[ImageFacts], classes: Classes, void: int | None
 ) -> Iterator[Problem]:
-    """A split without a labelled pixel trains or validates on nothing; background alone, too."""
+    """A split without a labelled pixel trains or validates on nothing; background alone, too.
+
+    Validated on background alone, a network that finds nothing is the best, with an AP of 1.
+    """
     members = defaultdict(list)
     for one in facts:
         members[one.split].append(one)
@@ -104,6 +117,13 @@ def _nothing_to_learn(
             share = sum(one.void_pixels for one in members[split]) / pixels
             rest = f"; {share:.0%} of their pixels are void{_on_void(void)}" if share else ""
             yield Problem(uri, f"labels nothing but background {images}{rest}")
+            return
+        elif all(is_empty(one, classes) for one in members[split]):
+            yield Problem(
+                uri,
+                f"labels nothing but background {images}: what finds nothing would be the best "
+                f"there; {_HOLD_OUT}",
+            )
 
 
 def _on_void(void: int | None) -> str:
@@ -205,6 +225,30 @@ def _absent(uri: str, facts: Sequence[ImageFacts], classes: Classes) -> Iterator
         others = f", but in {seen_in}" if seen_in else " or anywhere else"
         rest = "it cannot be learnt" if len(some) == 1 else "they cannot be learnt"
         yield Problem(uri, f"has no pixel of {first_few(some)} in train{others}: {rest}")
+
+
+def _unmeasured(uri: str, facts: Sequence[ImageFacts], classes: Classes) -> Iterator[Problem]:
+    """What is learnt, and measured on too little or nothing."""
+    train, val = ([one for one in facts if one.split == split] for split in USED_SPLITS)
+    if not val or all(is_empty(one, classes) for one in val):
+        return  # which is a problem
+    few = len(val) < _FEW_IMAGES and sum(one.objects for one in val) < _FEW_OBJECTS
+    if few and len(train) + len(val) >= _COULD_BE_MORE:
+        yield Problem(
+            uri,
+            f"has {plural(len(val), 'image')} in val: what is measured and tuned on so few says "
+            f"little of others; {_HOLD_OUT}",
+        )
+    some = [
+        spec.name
+        for place, spec in enumerate(classes)
+        if spec.kind != "background"
+        and any(one.class_pixels[place] for one in train)
+        and not any(one.class_pixels[place] for one in val)
+    ]
+    if some:
+        what = f"has no pixel of {first_few(some)} in val, but in train"
+        yield Problem(uri, f"{what}: how well it is learnt shows nowhere; {_HOLD_OUT}")
 
 
 def _same_content(facts: Iterable[ImageFacts]) -> list[list[ImageFacts]]:
