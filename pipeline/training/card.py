@@ -66,7 +66,7 @@ def model_card(facts: CardFacts) -> str:
         f"# {storage.name_of(storage.absolute(facts.settings.output))}\n",
         _what_it_is(facts),
         _how_to_predict(facts),
-        _figures(facts.validation),
+        _figures(facts.validation, facts.images.get("val", 0)),
         _counts(facts),
         _calibration(facts),
         _curve(facts.settings),
@@ -112,9 +112,10 @@ def _how_to_predict(facts: CardFacts) -> str:
     return _section("How to predict", f"```bash\n{command}\n```\n")
 
 
-def _figures(validation: Validation) -> str:
+def _figures(validation: Validation, held_out: int) -> str:
     figures = validation.figures
-    text = f"On {plural(figures.images, 'image')} held out"
+    some = f"{figures.images:,} of the " if figures.images < held_out else ""
+    text = f"On {some}{plural(held_out, 'image')} held out"
     if figures.ap_mean:
         thresholds = list(figures.ap_mean)
         text += (
@@ -226,7 +227,8 @@ def _data(facts: CardFacts) -> str:
 
 def _training(facts: CardFacts) -> str:
     machine, settings = facts.machine, facts.settings
-    place = f"{machine.cpus:g} CPU cores" + (f", {machine.gpus} GPUs" if machine.gpus else "")
+    place = plural(machine.cpus, "CPU core")
+    place += f", {plural(machine.gpus, 'GPU')}" if machine.gpus else ""
     threads = f" of {plural(machine.threads, 'thread')}" if not machine.gpus else ""
     text = (
         f"{facts.seconds / 60:.1f} minutes, {plural(facts.epochs, 'epoch')}, on {place}: "
