@@ -4,6 +4,7 @@ import json
 import random
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -399,10 +400,37 @@ def test_a_split_whose_images_nothing_labels_is_told(
     assert [image.name for image in data.images] == ["0", "1", "2"]
     where = tmp_path / bare.format("images")
     (note,) = data.notes
-    assert str(note) == f"{where} holds 3 images without a folder of labels; passed over"
+    assert str(note) == f"{where} holds 3 images that nothing labels; passed over"
     (tmp_path / "classes.txt").write_text("sky\nroad\n")
     as_maps = open_data(str(tmp_path), LabelSettings(format="semantic"))
     assert as_maps.notes == data.notes
+
+
+def write_yolo(root: Path) -> None:
+    for split in ("train", "val"):
+        save(root / f"images/{split}/{split}.png", picture(0))
+        (root / f"labels/{split}").mkdir(parents=True)
+        (root / f"labels/{split}/{split}.txt").write_text("0 .1 .1 .3 .1 .3 .3\n")
+
+
+@pytest.mark.parametrize(
+    ("write", "labels", "images"),
+    [
+        (write_yolo, "labels/val/val.txt", "images/val"),
+        (WRITERS["outlines"], "val/val-a.json", "val"),
+        (write_coco, "annotations/instances_val2017.json", "val2017"),
+        (write_cityscapes, "gtFine/val/ulm/*.png", "leftImg8bit/val"),
+    ],
+)
+def test_in_every_format_it_is_told(
+    write: Callable[[Path], object], labels: str, images: str, tmp_path: Path
+) -> None:
+    write(tmp_path)
+    assert open_data(str(tmp_path)).check().notes == ()
+    for path in tmp_path.glob(labels):
+        path.unlink()
+    (note,) = open_data(str(tmp_path)).check().notes
+    assert str(note) == f"{tmp_path}/{images} holds 1 image that nothing labels; passed over"
 
 
 def test_the_same_names_in_two_splits_are_told_apart(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from pipeline.labels import (
 )
 from pipeline.labels.base import AnnotatedData, Format, Place
 from pipeline.labels.files import decode_file, read_file
+from pipeline.labels.unlabelled import unlabelled
 from pipeline.records import AnnotatedImage, Classes, Label, Remark, Sample
 
 __all__ = ["FORMATS", "AnnotatedData", "Format", "open_data", "read_label", "read_sample"]
@@ -57,7 +58,10 @@ def open_data(
     place = Place.look(uri)
     name = _detect(place) if settings.format == "auto" else settings.format
     FORMATS[name].check_settings(name, settings)
-    return FORMATS[name].open(place, settings, val_fraction)
+    data = FORMATS[name].open(place, settings, val_fraction)
+    if name == "manifest" or place.is_file:  # which name all that is meant
+        return data
+    return replace(data, notes=(*data.notes, *unlabelled(place, data)))
 
 
 def read_sample(image: AnnotatedImage, classes: Classes, void: int) -> Sample:

@@ -9,6 +9,7 @@ void. A region of a thing class that was annotated as a group has no number of i
 can't be counted, so it is void too.
 """
 
+from collections import Counter
 from dataclasses import replace
 from typing import Literal
 
@@ -19,8 +20,9 @@ from pipeline.config import LabelSettings
 from pipeline.errors import DataError
 from pipeline.labels.base import AnnotatedData, Format, Place
 from pipeline.labels.maps import read_ids
-from pipeline.labels.splits import hold_out
+from pipeline.labels.splits import hold_out, split_of
 from pipeline.records import VOID, AnnotatedImage, Classes, ClassSpec, Label, Problem, thing_ids
+from pipeline.wording import plural
 
 _IMAGES, _LABELS = "leftImg8bit", "gtFine"
 _IMAGE_END, _SEMANTIC_END = "_leftImg8bit.png", "_gtFine_labelIds.png"
@@ -65,7 +67,9 @@ def open_cityscapes(place: Place, settings: LabelSettings, val_fraction: float) 
     """Pair the images of every split that has annotations with them."""
     labels = _listed(place.join(_LABELS))
     annotated = {key[0] for key in labels}
-    images = {k: u for k, u in _listed(place.join(_IMAGES)).items() if k[0] in annotated}
+    there = _listed(place.join(_IMAGES))
+    images = {key: uri for key, uri in there.items() if key[0] in annotated}
+    bare = Counter(key[0] for key in there if key not in images and split_of(key[0]) != "test")
     found: list[AnnotatedImage] = []
     problems: list[Problem] = []
     has_instances = any(key[2].endswith(_INSTANCES_END) for key in labels)
@@ -98,7 +102,14 @@ def open_cityscapes(place: Place, settings: LabelSettings, val_fraction: float) 
         )
     splits = hold_out({image.name: image.split for image in found}, val_fraction)
     kept = tuple(replace(image, split=splits[image.name]) for image in found)
-    return AnnotatedData(place.uri, "cityscapes", kept, CLASSES, VOID, tuple(problems))
+    notes = tuple(
+        Problem(
+            place.join(_IMAGES, split),
+            f"holds {plural(n, 'image')} that nothing labels; passed over",
+        )
+        for split, n in sorted(bare.items())
+    )
+    return AnnotatedData(place.uri, "cityscapes", kept, CLASSES, VOID, tuple(problems), notes)
 
 
 def read_cityscapes(

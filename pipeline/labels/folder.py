@@ -30,7 +30,6 @@ from pipeline.labels.pairs import (
     distinct_name,
     find_pairs,
     match,
-    unlabelled,
 )
 from pipeline.labels.splits import splits_of_folders
 from pipeline.records import AnnotatedImage, Problem
@@ -47,7 +46,7 @@ def open_folder(place: Place, settings: LabelSettings, val_fraction: float) -> A
     pairs = find_pairs(place, OBJECT_MAPS)
     if not pairs:
         raise DataError(f"{place.uri} has no folder of images with one of labels: {LOOKS_FOR}")
-    notes = unlabelled(place, pairs)
+    notes: list[Problem] = []
     files: dict[str, _Files] = {}
     for pair in pairs:
         for name, one in _files(place, pair, problems, notes).items():

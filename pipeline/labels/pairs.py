@@ -6,6 +6,7 @@
     JPEGImages/ and SegmentationClass/                                            Pascal VOC
     701_StillsRaw_full/ and LabeledApproved_full/                                 CamVid's own
     x.png and x_masks.png, or x_img.png and x_masks.png, in one folder            Cellpose
+    imagesTr/x_0000.png and labelsTr/x.png                                        nnU-Net
 
 A map's name is the image's, or that followed by one of `_ENDINGS`. What its values mean, classes
 or objects, names don't tell.
@@ -32,11 +33,13 @@ OBJECT_MAPS = ("labels", SEMANTIC, "masks", "mask")
 """The same where objects are looked for: those of labels/ come first."""
 VOC = ("JPEGImages", "SegmentationClass", "ImageSets")
 VOC_OBJECTS = "SegmentationObject"
+CHANNEL = "_0000"
+"""What nnU-Net ends an image's name with, as the number of its first channel."""
 _CAMVID = ("701_StillsRaw_full", "LabeledApproved_full")
 _AFTER_SPLIT = ("annot", "_labels", "_annot", "_masks", "_mask", "_label", "labels", "masks")
 _ENDINGS = ("_L", "_P", "_mask", "_masks", "_cp_masks", "_label", "_labels", "-labelled", "_gt",
             "_seg", "_segmentation")  # fmt: skip
-_IMAGE_ENDINGS = ("", "_img", "_image", "_sat")  # that maps in the same folder lack
+_IMAGE_ENDINGS = ("", "_img", "_image", "_sat", CHANNEL)  # that maps in the same folder lack
 _OF_OBJECTS = ("labels", SEMANTIC)
 _CVAT = "default"  # the split of what is in none
 
@@ -70,28 +73,6 @@ def are_objects(place: Place) -> bool:
     return any(pair.tells_objects for pair in find_pairs(place, OBJECT_MAPS))
 
 
-def unlabelled(place: Place, pairs: Iterable[Pair]) -> list[Problem]:
-    """Folders of a split's images that nothing labels, but for test images, which seldom are."""
-    paired = {pair.images for pair in pairs}
-    inside = [
-        (top, name) for top in IMAGES if top in place.names for name in place.below(top).names
-    ]
-    splits = [
-        folder
-        for folder in [*((name,) for name in place.names), *inside]
-        if is_split(folder[-1]) and split_of(folder[-1]) != "test"
-    ]
-    notes = []
-    for split in splits:
-        names = place.below(*split).names
-        for folder in [split, *((*split, name) for name in IMAGES if name in names)]:
-            number = sum(map(is_image, place.below(*folder).names))
-            if number and folder not in paired:
-                what = f"holds {plural(number, 'image')} without a folder of labels; passed over"
-                notes.append(Problem(place.join(*folder), what))
-    return notes
-
-
 def match(
     place: Place, pair: Pair, problems: list[Problem], notes: list[Problem]
 ) -> dict[str, tuple[str, str | None]]:
@@ -100,7 +81,7 @@ def match(
     Maps without an image are a note: the image may be of a kind that is not read.
 
     Raises:
-        DataError: the folder of maps holds other files instead.
+        DataError: the folder of images or of maps holds other files instead.
     """
     folder, maps_folder = place.join(*pair.images), place.join(*pair.maps)
     images = by_stem(folder, problems)
@@ -112,6 +93,8 @@ def match(
         maps = by_stem(maps_folder, problems)
         if not maps and (other := advice(place.below(*pair.maps))):
             raise DataError(other)
+    if not images and (other := advice(place.below(*pair.images))):
+        raise DataError(other)
     if not images:
         problems.append(Problem(folder, f"holds no {READABLE} image"))
     found: dict[str, tuple[str, str | None]] = {}

@@ -25,7 +25,6 @@ from pipeline.labels.pairs import (
     distinct_name,
     find_pairs,
     match,
-    unlabelled,
 )
 from pipeline.labels.splits import hold_out, named_in, splits_of_folders
 from pipeline.records import AnnotatedImage, Problem
@@ -52,7 +51,7 @@ def open_semantic(place: Place, settings: LabelSettings, val_fraction: float) ->
     if not pairs:
         raise DataError(f"{place.uri} has no folder of images with one of class maps: {LOOKS_FOR}")
     problems: list[Problem] = []
-    notes = unlabelled(place, pairs)
+    notes: list[Problem] = []
     found: dict[str, tuple[Pair, str, str]] = {}
     for pair in pairs:
         for name, (image, label) in match(place, pair, problems, notes).items():
