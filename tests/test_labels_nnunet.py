@@ -33,6 +33,37 @@ def test_what_was_kept_to_test_on_is_a_split_where_it_is_labelled(tmp_path: Path
     assert [image.name for image in data.split("test")] == ["z"]
 
 
+def test_images_to_test_on_stop_no_training(tmp_path: Path) -> None:
+    """Whether they are labelled or not, and where they are called as images to train on are."""
+    write_nnunet(tmp_path)
+    for name in ("a", "y", "z"):
+        save(tmp_path / f"imagesTs/{name}_0000.tif", picture(7))
+    save(tmp_path / "labelsTs/a.tif", class_ids())
+    data = open_data(str(tmp_path)).check()
+    assert [image.name for image in data.split("test")] == ["test/a"]
+    (note,) = data.notes
+    assert str(note).endswith("labelsTs has no class map of 2 images, left out: y, z")
+
+
+def test_a_list_names_what_to_validate_on(tmp_path: Path) -> None:
+    write_nnunet(tmp_path)
+    for name in ("a", "b_1"):
+        (tmp_path / "val.txt").write_text(f"{name}\n")
+        data = open_data(str(tmp_path)).check()
+        assert [image.name for image in data.split("val")] == [name]
+
+
+def test_a_name_may_end_in_a_number_of_its_own(tmp_path: Path) -> None:
+    """Also where that of the channel lacks: it is no channel."""
+    write_nnunet(tmp_path)
+    save(tmp_path / "imagesTr/c_0001_0000.tif", picture(3))
+    save(tmp_path / "imagesTr/d_0001.tif", picture(4))
+    for name in ("c_0001", "d_0001"):
+        save(tmp_path / f"labelsTr/{name}.tif", class_ids())
+    names = [image.name for image in open_data(str(tmp_path)).check().images]
+    assert sorted(names) == ["a", "b_1", "c_0001", "d_0001"]
+
+
 def test_labels_of_its_first_version(tmp_path: Path) -> None:
     write_nnunet(tmp_path)
     now = open_data(str(tmp_path))
@@ -51,24 +82,22 @@ def test_labels_of_its_first_version(tmp_path: Path) -> None:
 def test_channels_in_files_of_their_own_are_told_how_to_become_one(tmp_path: Path) -> None:
     write_nnunet(tmp_path)
     save(tmp_path / "imagesTr/a_0001.tif", np.zeros((H, W), np.uint8))
-    assert "a_0001.tif is a channel of an image in several files; join those" in line(tmp_path)
+    assert "a_0001.* is a channel of an image in several files; join those" in line(tmp_path)
 
 
 def test_volumes_are_told_to_be_saved_as_slices(tmp_path: Path) -> None:
     write_nnunet(tmp_path)
     for file in (tmp_path / "imagesTr").iterdir():
         file.rename(file.with_suffix(".nii.gz"))
-    assert "imagesTr holds no image that is read, such as a_0000.nii.gz; save" in line(tmp_path)
+    assert "imagesTr/a_0000.nii.gz: save each slice of a volume as PNG or TIFF" in line(tmp_path)
 
 
 def test_images_and_maps_without_one_another(tmp_path: Path) -> None:
     write_nnunet(tmp_path)
     save(tmp_path / "imagesTr/c_0000.tif", picture(3))
-    save(tmp_path / "imagesTr/d.tif", picture(4))
     save(tmp_path / "labelsTr/e.tif", class_ids())
     data = open_data(str(tmp_path))
     assert [str(problem).rpartition("/imagesTr/")[2] for problem in data.problems] == [
-        "d.tif does not end in the number of a channel, as _0000",
         "c_0000.tif has no class map in labelsTr/",
     ]
     (note,) = data.notes

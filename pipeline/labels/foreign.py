@@ -15,6 +15,10 @@ _ADVICE = (
     (r"/\d\d_(GT|ST)", "name each image and its SEG/man_seg*.tif in manifest.csv"),
     (r"_seg\.npy", "let Cellpose save the masks in it as PNG or TIFF, beside the images"),
     (r"\.(npy|npz|h5|hdf5|mat)", _AS_FILES),
+    (
+        r"\.(nii|nii\.gz|nrrd|mha)",
+        "save each slice of a volume as PNG or TIFF, of images and labels alike",
+    ),
     (r"\.geojson", "name it as its image is named, and put both into one folder"),
     (r"(\.roi|roi\w*\.zip)", "let ImageJ draw the ROIs as label images, TIFF files in labels/"),
     (r"\.xml", "draw its outlines as label images in labels/, or export them as COCO"),

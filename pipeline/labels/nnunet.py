@@ -12,92 +12,85 @@ are {id: name}, are read as well.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from pipeline.config import LabelSettings
 from pipeline.errors import DataError
 from pipeline.labels.base import AnnotatedData, Format, Place, first_few
 from pipeline.labels.classes import means_background, means_void
-from pipeline.labels.files import by_stem, read_text
+from pipeline.labels.files import is_image, read_text, stem
 from pipeline.labels.maps import read_maps
-from pipeline.labels.splits import hold_out
+from pipeline.labels.pairs import CHANNEL, Pair, distinct_name, match
+from pipeline.labels.splits import named_splits
 from pipeline.records import VOID, AnnotatedImage, Classes, ClassSpec, Problem
 from pipeline.wording import plural
 
 _LIST = "dataset.json"
-_FOLDERS = (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test"))
+_PAIRS = (
+    Pair(("imagesTr",), ("labelsTr",), "train"),
+    Pair(("imagesTs",), ("labelsTs",), "test"),
+)
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 def fits(place: Place) -> bool:
     """Folders of images and of labels, and the file that names the classes."""
-    return {_LIST, *_FOLDERS[0][:2]} <= set(place.names)
+    return {_LIST, *_PAIRS[0].images, *_PAIRS[0].maps} <= set(place.names)
 
 
 def open_nnunet(place: Place, settings: LabelSettings, val_fraction: float) -> AnnotatedData:
-    """Pair images with maps; a share of the training images is held out, as of no fold."""
+    """Pair images with maps; where no list names those to validate on, a share is held out."""
     if not fits(place):
         raise DataError(f"{place.uri} lacks one of {LOOKS_FOR}")
     classes, void = _read_classes(place.join(_LIST))
-    found: dict[str, AnnotatedImage] = {}
     problems: list[Problem] = []
     notes: list[Problem] = []
-    for folder, maps_folder, split in _FOLDERS:
-        if maps_folder not in place.names:
+    found: dict[str, tuple[Pair, str, str]] = {}
+    for pair in _PAIRS:
+        if pair.maps[0] not in place.names:
             continue
-        maps = by_stem(place.join(maps_folder), problems)
-        for name, uri in _images(place, folder, problems).items():
-            if name in found:
-                problems.append(Problem(uri, f"has the name of {found[name].image_uri}"))
-            elif name not in maps:
-                problems.append(Problem(uri, f"has no class map in {maps_folder}/"))
+        _check_channels(place.below(*pair.images))
+        bare = []
+        for file, (image, label) in match(place, pair, problems, notes).items():
+            name = distinct_name(file.removesuffix(CHANNEL), pair, found)
+            if label is not None:
+                found[name] = (pair, image, label)
+            elif pair.split == "test":
+                bare.append(name)
             else:
-                found[name] = AnnotatedImage(
-                    name=name,
-                    split=split,
-                    image_uri=uri,
-                    instances_uri=None,
-                    semantic_uri=maps.pop(name),
-                    attributes={},
-                    format="nnunet",
-                )
-        if maps:
-            what = f"holds {plural(len(maps), 'map')} of which there is no image in {folder}/"
-            notes.append(Problem(place.join(maps_folder), f"{what}: {first_few(sorted(maps))}"))
-    splits = hold_out({name: image.split for name, image in found.items()}, val_fraction)
-    images = tuple(replace(found[name], split=split) for name, split in splits.items())
+                problems.append(Problem(image, f"has no class map in {pair.maps_folder}"))
+        if bare:
+            what = f"has no class map of {plural(len(bare), 'image')}, left out"
+            notes.append(Problem(place.join(*pair.maps), f"{what}: {first_few(sorted(bare))}"))
+    training = [name for name, (pair, _, _) in found.items() if pair.split == "train"]
+    rows = named_splits(place, training, val_fraction, problems, notes)
+    rows |= {n: {"split": "test"} for n, (pair, _, _) in found.items() if pair.split == "test"}
+    images = tuple(
+        AnnotatedImage(
+            name=name,
+            split=row["split"],
+            image_uri=found[name][1],
+            instances_uri=None,
+            semantic_uri=found[name][2],
+            attributes={k: v for k, v in row.items() if k not in ("name", "split")},
+            format="nnunet",
+        )
+        for name, row in rows.items()
+    )
     return AnnotatedData(place.uri, "nnunet", images, classes, void, tuple(problems), tuple(notes))
 
 
-def _images(place: Place, folder: str, problems: list[Problem]) -> dict[str, str]:
-    """Name, without the channel's number, → URI.
-
-    Raises:
-        DataError: channels are in files of their own, or no file is an image that is read.
-    """
-    uri = place.join(folder)
-    files = by_stem(uri, problems)
-    if not files and not problems:
-        names = place.below(folder).names
-        what = f"such as {names[0]}" if names else "since it is empty"
-        raise DataError(
-            f"{uri} holds no image that is read, {what}; save slices as PNG or TIFF (nnU-Net's "
-            "file_ending .png or .tif)"
-        )
-    found: dict[str, str] = {}
-    for file, image in files.items():
-        match = _CHANNEL.fullmatch(file)
-        if match is None:
-            problems.append(Problem(image, "does not end in the number of a channel, as _0000"))
-        elif match[2] != "0000":
+def _check_channels(folder: Place) -> None:
+    """Refuse images whose channels are in files of their own."""
+    stems = {stem(name) for name in folder.names if is_image(name)}
+    for name in sorted(stems):
+        channel = _CHANNEL.fullmatch(name)
+        if channel and f"_{channel[2]}" != CHANNEL and channel[1] + CHANNEL in stems:
             raise DataError(
-                f"{image} is a channel of an image in several files; join those of each image into "
-                f"one TIFF, {match[1]}_0000.tif: an array of channels, height and width"
+                f"{folder.join(name)}.* is a channel of an image in several files; join those of "
+                f"each image into one TIFF, {channel[1]}{CHANNEL}.tif: an array of channels, "
+                "height and width"
             )
-        else:
-            found[match[1]] = image
-    return found
 
 
 def _read_classes(uri: str) -> tuple[Classes, int]:
