@@ -458,3 +458,13 @@ def test_problems_survive_the_way_from_another_process() -> None:
     given = DataProblems(("a is wrong", "b is wrong"))
     kind, arguments = given.__reduce__()[:2]
     assert str(kind(*arguments)) == "a is wrong\nb is wrong"
+
+
+def test_more_classes_than_a_map_has_values_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    write_semantic(tmp_path)
+    (tmp_path / "class_dict.csv").unlink()
+    listed = [f"  - {{id: {k}, name: kind {k}, kind: stuff}}" for k in range(300)]
+    (tmp_path / "classes.yaml").write_text("\n".join(["classes:", *listed]))
+    assert "classes.255.id: ids go from 0 to 254, so a model tells up to 255 classes" in one_line(
+        tmp_path
+    )

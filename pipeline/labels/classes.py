@@ -49,6 +49,10 @@ DEFAULT_CLASSES: Classes = (
 )
 """Those of data that only knows objects."""
 
+_IDS = (
+    f"ids go from 0 to {VOID - 1}, so a model tells up to {VOID} classes apart; give the values of "
+    "classes that are much alike one id, in the class list and in the maps"
+)
 _Level = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -178,7 +182,8 @@ def _read_yaml(uri: str) -> ClassList:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{uri}: {where}: {first['msg']}") from error
+        what = _IDS if first["type"] == "less_than" else first["msg"]
+        raise DataError(f"{uri}: {where}: {what}") from error
     ordered = sorted(found.classes, key=lambda spec: spec.id)
     classes = tuple(ClassSpec(id=one.id, name=one.name, kind=one.kind) for one in ordered)
     _check_distinct(uri, classes)
