@@ -15,10 +15,12 @@ from tensorboardX.proto.event_pb2 import Event
 
 from pipeline import storage
 from pipeline.config import RecordSettings, TrainSettings
+from pipeline.metrics.figures import Figures
 from pipeline.models.bundle import load_spec
+from pipeline.training.curve import draw_curve
 from pipeline.training.milestones import is_milestone
 from pipeline.training.recorders.group import recording
-from pipeline.training.recorders.history import load_lines
+from pipeline.training.recorders.history import EpochLine, load_lines
 from pipeline.training.reports import (
     EpochReport,
     Needs,
@@ -26,6 +28,7 @@ from pipeline.training.reports import (
     Overlay,
     Report,
     StepReport,
+    Validation,
     load_validation,
 )
 
@@ -140,6 +143,19 @@ def test_the_curve_is_a_picture_with_something_on_it(trained: str) -> None:
     for half in np.split(picture, 2):
         for panel in np.split(half, 2, axis=1):
             assert panel.std() > 5
+
+
+def test_a_score_that_is_the_mean_iou_is_one_line() -> None:
+    """Of class maps there were two, one on top of the other."""
+
+    def second_lines(mean_iou: float) -> int:
+        metrics = {"score": 0.5, "mean_iou": mean_iou}
+        line = EpochLine(1, 3, 1.5, 0.0, 2.0, 1.0, 1e5, 0, 0, metrics)
+        figures = Figures("val", 1, {}, {}, None, None, None, mean_iou, (), scores=None)
+        body = np.frombuffer(draw_curve([line], Validation(0.5, figures, None)), np.uint8)
+        return int((cv2.imdecode(body, cv2.IMREAD_COLOR) == (0x5B, 0x49, 0xD1)).all(-1).sum())
+
+    assert (second_lines(0.5), second_lines(0.4) > 20) == (0, True)
 
 
 def test_a_resumed_training_goes_on_with_its_lines(report: EpochReport, tmp_path: Path) -> None:

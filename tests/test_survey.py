@@ -34,7 +34,7 @@ from pipeline.records import VOID, Box, ClassSpec, Label, ObjectMask, Problem, R
 from pipeline.survey.configure import Choice, Configuration, configure
 from pipeline.survey.facts import CELL_SIDES, ImageFacts, measure_image
 from pipeline.survey.fingerprint import DataFingerprint
-from pipeline.survey.picture import busiest_window, pick_images
+from pipeline.survey.picture import SIDE, Pick, busiest_window, draw_survey, pick_images
 from pipeline.survey.problems import find_problems
 from pipeline.survey.recipes import Hardware
 from pipeline.survey.tally import area_median, diameter_bins, diameter_quantile
@@ -373,6 +373,27 @@ def test_nuclei_on_a_cpu_get_the_recipe() -> None:
     assert "100% of windows of 128 pixels hold an object" in reason(got, "sampling.objects")
     assert "their bright ends lie from 170 to 220" in reason(got, "normalize.kind")
     assert all(choice.reason for choice in got.choices)
+
+
+def test_the_picture_shows_small_values_and_few_large_objects() -> None:
+    """Of 12 bits in 16 the levels were dots on the floor, as were those of negative floats; the
+    bar of one large object among many spots had no height."""
+    spots = discs(256, 1, 8)
+    cv2.circle(spots.label.instances, (128, 128), 60, 9000, cv2.FILLED)
+    spots.label.semantic[:] = spots.label.instances > 0
+    for pixels in (
+        spots.pixels.astype(np.uint16) * 16,
+        spots.pixels.astype(np.float32) / 1000 - 0.1,
+    ):
+        sample = replace(spots, pixels=pixels)
+        facts = [facts_of(sample)]
+        found = DataFingerprint.of(facts, CELLS)
+        picture = draw_survey([Pick(facts[0], "")], [sample], facts, found)
+        diameters, _, levels = np.split(picture[-SIDE:, : 3 * SIDE], 3, axis=1)
+        lines = (levels == (70, 100, 130)).all(-1)
+        assert lines.any(1).sum() > SIDE / 2
+        bars = (diameters == (120, 190, 255)).all(-1)
+        assert bars[:, SIDE // 2 :].any(), "of the large one"
 
 
 def test_what_is_given_is_kept() -> None:

@@ -32,6 +32,7 @@ SIDE = 320  # pixels of a cell
 _LEAST_SCALE = 0.5  # a larger image is shown by a part: its objects would be too small to see
 _LEAST_LINE, _TWO_LINES = 13, 24  # pixels of a class in a panel; from which two lines fit
 _LEAST_NAME = 10  # letters of an image's name that are shown, whatever else is to be told
+_LEAST_BAR = 3  # pixels
 _MUTED, _INK = (130, 130, 130), (120, 190, 255)
 
 
@@ -144,13 +145,17 @@ def _diameters(found: DataFingerprint) -> Picture:
     step = (SIDE - 20) / (last - first)
     for place in filled:
         x = 10 + (place - first) * step
-        top = SIDE - 30 - (SIDE - 70) * bins[place] / bins.max()
+        height = (SIDE - 70) * bins[place] / bins.max()
+        top = SIDE - 30 - max(_LEAST_BAR, height)  # one object among thousands shows
         cv2.rectangle(panel, (round(x), round(top)), (round(x + step) - 1, SIDE - 30), _INK, -1)
     write(panel, f"{bins.max():,}", 10, 36, _MUTED)
-    octaves = range(first, last + 1, BINS_PER_OCTAVE)
-    for place in octaves:
-        x = min(round(10 + (place - first) * step), SIDE - 30)
-        write(panel, f"{bin_edge(place):.0f}", x, SIDE - 12, _MUTED)
+    free = 0
+    for place in range(first, last + 1, BINS_PER_OCTAVE):
+        edge = f"{bin_edge(place):.0f}"
+        x = min(round(10 + (place - first) * step), SIDE - 4 - text_width(edge))
+        if x >= free:
+            write(panel, edge, x, SIDE - 12, _MUTED)
+            free = x + text_width(edge) + 6
     return panel
 
 
@@ -184,24 +189,35 @@ def _class_shares(found: DataFingerprint) -> Picture:
 
 
 def _levels(facts: Sequence[ImageFacts]) -> Picture:
-    """A line an image from its dark to its bright end, in the order of medians."""
+    """A line an image from its dark to its bright end, in the order of medians.
+
+    In the files' own values; of images of several types, in shares of what each type holds.
+    """
     panel = _panel("gray: dark, median, bright of each image")
-    shares = sorted((_of_range(one) for one in facts), key=lambda level: level[1])
-    thickness = max(1, min(8, (SIDE - 20) // (2 * max(len(shares), 1))))
-    for x, level in zip(np.linspace(14, SIDE - 15, len(shares)), shares, strict=True):
-        low, middle, high = (SIDE - 30 - round(share * (SIDE - 70)) for share in level)
+    of_types = len({one.dtype for one in facts}) > 1
+    levels = sorted(
+        (_of_range(one) if of_types else list(one.levels) for one in facts),
+        key=lambda level: level[1],
+    )
+    bottom = min(0.0, *(low for low, *_ in levels))
+    top = max(bright for *_, bright in levels)
+    height = (SIDE - 78) / ((top - bottom) or 1.0)
+    thickness = max(1, min(8, (SIDE - 20) // (2 * max(len(levels), 1))))
+    for x, level in zip(np.linspace(14, SIDE - 15, len(levels)), levels, strict=True):
+        low, middle, high = (SIDE - 30 - round((value - bottom) * height) for value in level)
         cv2.line(panel, (round(x), low), (round(x), high), (70, 100, 130), thickness)
         cv2.circle(panel, (round(x), middle), max(1, thickness // 2), WHITE, -1)
-    write(panel, "the most that the type holds", 10, 36, _MUTED)
-    write(panel, "0", 10, SIDE - 12, _MUTED)
+    unit = " of what the type holds" if of_types else ""
+    write(panel, f"{top:.4g}{unit}", 10, 36, _MUTED)
+    write(panel, f"{bottom:.4g}", 10, SIDE - 12, _MUTED)
     return panel
 
 
 def _of_range(facts: ImageFacts) -> list[float]:
-    """The levels as shares of what the type holds; of 1, or of the bright end, for floats."""
+    """The levels as shares of what the type holds; of the bright end, for floats."""
     kind = np.dtype(facts.dtype)
-    most = np.iinfo(kind).max if kind.kind in "ui" else max(1.0, facts.levels[-1])
-    return [min(max(level / float(most), 0.0), 1.0) for level in facts.levels]
+    most = float(np.iinfo(kind).max) if kind.kind in "ui" else max(map(abs, facts.levels)) or 1.0
+    return [level / most for level in facts.levels]
 
 
 def _panel(title: str) -> Picture:

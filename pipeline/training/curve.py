@@ -36,6 +36,7 @@ def draw_curve(lines: Sequence[EpochLine], validation: Validation) -> bytes:
     rate.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     _plot(rate, epochs, [line.learning_rate for line in epochs], "at each validation", _LINES[0])
     _dress(rate, "Learning rate", "step")
+    rate.set_ylim(bottom=0)
     _draw_figures(figures, epochs)
     _draw_reliability(calibration, validation)
     file = io.BytesIO()
@@ -45,10 +46,13 @@ def draw_curve(lines: Sequence[EpochLine], validation: Validation) -> bytes:
 
 def _draw_figures(axes: "Axes", epochs: Sequence[EpochLine]) -> None:
     # A method that is judged by pixels alone has its mean IoU as score: one line is enough.
+    by_pixels = all(line.metrics.get("mean_iou") == line.metrics["score"] for line in epochs)
     names = [name for name in _MAIN if all(name in line.metrics for line in epochs)]
+    names = [name for name in names if not (by_pixels and name == "mean_iou")]
     for name, colour in zip(names, _LINES, strict=False):
         values = [line.metrics[name] for line in epochs]
-        _plot(axes, epochs, values, name, colour, bold=name == "score")
+        label = "score (mean_iou)" if by_pixels else name
+        _plot(axes, epochs, values, label, colour, bold=name == "score")
     best = best_of(epochs)
     axes.axvline(best.step, color=_MUTED, linewidth=1, linestyle=":")
     axes.set_ylim(0, 1)
@@ -109,4 +113,5 @@ def _dress(axes: "Axes", title: str, below: str) -> None:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if below == "step":
+        axes.set_xlim(left=0)  # where a short training has one point, an axis about it says nothing
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
