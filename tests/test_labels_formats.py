@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -43,6 +44,7 @@ from pipeline.evaluation import evaluate
 from pipeline.images.reader import decode_image
 from pipeline.labels import FORMATS, AnnotatedData, open_data, read_label, read_sample
 from pipeline.labels.coco_masks import draw
+from pipeline.labels.pascal import CLASSES as PASCAL
 from pipeline.metrics import outside_void
 from pipeline.predicting.objects import measure_objects
 from pipeline.records import (
@@ -912,23 +914,48 @@ def test_pascal_voc_by_its_lists(tmp_path: Path) -> None:
     data = open_data(str(tmp_path)).check()
     assert {i.name: i.split for i in data.images} == {"x1": "train", "x2": "val", "x3": "train"}
     assert [c.kind for c in data.classes] == ["background", "stuff"]
-    assert data.notes == ()
+    (bare,) = data.notes
+    assert str(bare).endswith("JPEGImages holds 1 image without a class map, left out: unlabelled")
     save(tmp_path / "JPEGImages/x4.jpg", picture(4))  # which leaves the splits of the others
     save(tmp_path / "SegmentationClass/x4.png", class_ids())
     more = open_data(str(tmp_path)).check()
     assert more.images == data.images
-    (note,) = more.notes
+    _, note = more.notes
     assert str(note).endswith("1 of 4 images in no split; they are left out: x4")
     pair = "/JPEGImages/x{0}.jpg /SegmentationClass/x{0}.png\n"
     (lists / "train.txt").write_text("".join(pair.format(i) for i in (1, 3, 5)))
     (lists / "test.txt").write_text("x4\nx9\n")
     more = open_data(str(tmp_path)).check()
     assert [i.split for i in more.images] == ["train", "val", "train", "test"]
-    (note,) = more.notes
+    _, note = more.notes
     assert str(note).startswith(f"{lists}/train.txt names 1 without a class map: /JPEGImages/x5")
     (lists / "train.txt").write_text("y1\n")
     (problem,) = open_data(str(tmp_path)).problems
     assert str(problem) == f"{lists}/train.txt names no image that has a class map"
+
+
+def test_pascal_voc_itself_needs_no_list_of_classes(tmp_path: Path) -> None:
+    """It has none; data of others in its layout is asked for one, whatever its maps hold."""
+    write_voc(tmp_path)
+    (tmp_path / "labelmap.txt").unlink()
+    for folder in ("SegmentationClass", "SegmentationObject"):
+        shutil.copy(tmp_path / folder / "a.png", tmp_path / folder / "b.png")
+    with pytest.raises(DataError, match="has no class list"):
+        open_data(str(tmp_path))
+    lists = tmp_path / "ImageSets/Main"
+    lists.mkdir()
+    for spec in PASCAL[1:]:
+        (lists / f"{spec.name}_train.txt").write_text("a  1\n")
+    data = open_data(str(tmp_path)).check()
+    assert [(c.id, c.name, c.kind) for c in data.classes[:3]] == [
+        (0, "background", "background"),
+        (1, "aeroplane", "thing"),
+        (2, "bicycle", "thing"),
+    ]
+    assert (len(data.classes), data.void) == (21, 255)
+    assert labels(data)["a"].instances.max() == 3
+    (tmp_path / "class_names.txt").write_text("_background_\ncar\nbead\n")  # as Labelme has it
+    assert [c.name for c in open_data(str(tmp_path)).classes] == ["_background_", "car", "bead"]
 
 
 def test_the_objects_of_pascal_voc(tmp_path: Path) -> None:

@@ -399,6 +399,11 @@ def test_data_of_no_format_and_of_two(tmp_path: Path) -> None:
         ("a_seg.npy", "a_seg.npy: let Cellpose save the masks"),
         ("Train/Labels/a.mat", "Labels/a.mat: save each image and each map of object ids as PNG"),
         ("Annotations/a.xml", "Annotations/a.xml: draw its outlines as label images"),
+        ("Train/Labels/a.nii.gz", "Labels/a.nii.gz: save each slice of a volume as PNG or TIFF"),
+        (
+            "SegmentationClass/a.png",
+            "SegmentationClass: put the images of its maps into JPEGImages/",
+        ),
         ("gtFine_trainvaltest/gtFine/a", "/gtFine_trainvaltest: put leftImg8bit/ and gtFine/"),
     ],
 )

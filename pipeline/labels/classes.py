@@ -5,6 +5,7 @@
     label_colors.txt      'r g b name' a line, likewise
     labelmap.txt          'name:r,g,b:…:…' a line, likewise (CVAT)
     codes.txt             'name' a line, likewise, or 'id name' in every line
+    class_names.txt       likewise (Labelme)
     objectInfo150.txt     Idx, Ratio, …, Name; 0 is void (ADE20K)
     _classes.csv          Pixel Value, Class (Roboflow, in the folder of each split)
 
@@ -25,13 +26,15 @@ from pipeline.errors import DataError, SettingsError
 from pipeline.labels.base import Place
 from pipeline.labels.files import read_rows, read_text
 from pipeline.labels.legend import Color, Legend
+from pipeline.labels.pascal import CLASSES as PASCAL
+from pipeline.labels.pascal import is_pascal
 from pipeline.labels.splits import is_split
 from pipeline.parsing import parse_yaml
 from pipeline.records import VOID, Classes, ClassSpec, thing_ids
 
 CLASSES_FILE = "classes.yaml"
 _COLOUR_FILES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")
-LIST_FILES = (*_COLOUR_FILES, "codes.txt", "classes.txt", "objectInfo150.txt")
+LIST_FILES = (*_COLOUR_FILES, "codes.txt", "classes.txt", "class_names.txt", "objectInfo150.txt")
 """Names under which class lists of semantic data sets are found."""
 _VOID_NAMES = {"void", "unlabelled", "unlabeled", "ignore", "ignored"}
 _BACKGROUND_NAMES = {"background", "_background_", "bg"}
@@ -92,14 +95,19 @@ class _Row:
 def find_classes(place: Place, settings: LabelSettings) -> ClassList | None:
     """The class list that the settings name or that lies beside the images; None without one.
 
+    Pascal VOC itself needs none.
+
     Raises:
         DataError: one line that names the file and what is wrong with it.
     """
     beside = [name for name in (CLASSES_FILE, *LIST_FILES) if name in place.names]
     beside = beside or [f"{split}/{_IN_SPLITS}" for split in _listing_splits(place)]
-    if settings.classes is None and not beside:
+    if settings.classes is None and not beside and is_pascal(place):
+        found = ClassList(place.uri, PASCAL, VOID)
+    elif settings.classes is None and not beside:
         return None
-    found = _read_list(settings.classes or place.join(beside[0]))
+    else:
+        found = _read_list(settings.classes or place.join(beside[0]))
     colours = [name for name in beside if name in _COLOUR_FILES]
     if settings.palette is not None:
         found = _coloured(found, settings.palette)

@@ -12,6 +12,10 @@ _LOOKED_INTO = 32  # folders, so that a bucket is not listed to tell what is in 
 _AS_FILES = "save each image and each map of object ids as PNG or TIFF, in images/ and labels/"
 _ADVICE = (
     (r"/(leftImg8bit|gtFine)_\w+", "put leftImg8bit/ and gtFine/ of it side by side"),
+    (
+        r"/SegmentationClass",
+        "put the images of its maps into JPEGImages/ beside it (CVAT: Save images)",
+    ),
     (r"/\d\d_(GT|ST)", "name each image and its SEG/man_seg*.tif in manifest.csv"),
     (r"_seg\.npy", "let Cellpose save the masks in it as PNG or TIFF, beside the images"),
     (r"\.(npy|npz|h5|hdf5|mat)", _AS_FILES),

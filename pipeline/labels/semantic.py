@@ -28,6 +28,7 @@ from pipeline.labels.pairs import (
 )
 from pipeline.labels.splits import hold_out, named_in, splits_of_folders
 from pipeline.records import AnnotatedImage, Problem
+from pipeline.wording import plural
 
 _VOC_SPLITS = ("train", "val", "test")
 
@@ -53,6 +54,7 @@ def open_semantic(place: Place, settings: LabelSettings, val_fraction: float) ->
     problems: list[Problem] = []
     notes: list[Problem] = []
     found: dict[str, tuple[Pair, str, str]] = {}
+    bare = []
     for pair in pairs:
         for name, (image, label) in match(place, pair, problems, notes).items():
             name = distinct_name(name, pair, found)
@@ -60,8 +62,13 @@ def open_semantic(place: Place, settings: LabelSettings, val_fraction: float) ->
                 problems.append(Problem(image, f"has the name of {found[name][1]}"))
             elif label is not None:
                 found[name] = (pair, image, label)
-            elif pair.images != VOC[:1]:  # of which only some have class maps
+            elif pair.images == VOC[:1]:  # of which only some have class maps
+                bare.append(name)
+            else:
                 problems.append(Problem(image, f"has no class map in {pair.maps_folder}"))
+    if bare:
+        what = f"holds {plural(len(bare), 'image')} without a class map, left out"
+        notes.append(Problem(place.join(VOC[0]), f"{what}: {first_few(sorted(bare))}"))
     rows = _splits(place, found, val_fraction, problems, notes)
     images = tuple(
         AnnotatedImage(
