@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from label_sets import H, W, class_ids, picture, save, write_nnunet
 
-from pipeline.errors import TesseraError
+from pipeline.errors import DataError, TesseraError
 from pipeline.labels import open_data, read_label
 
 
@@ -90,6 +90,23 @@ def test_volumes_are_told_to_be_saved_as_slices(tmp_path: Path) -> None:
     for file in (tmp_path / "imagesTr").iterdir():
         file.rename(file.with_suffix(".nii.gz"))
     assert "imagesTr/a_0000.nii.gz: save each slice of a volume as PNG or TIFF" in line(tmp_path)
+
+
+def test_nothing_but_the_label_ignore_is_void(tmp_path: Path) -> None:
+    """Masks of 0 and 255 would otherwise hold nothing but background."""
+    write_nnunet(tmp_path)
+    describe(tmp_path, {"background": 0, "cell": 1})
+    for path in (tmp_path / "labelsTr").iterdir():
+        save(path, (class_ids() > 0).astype(np.uint8) * 255)
+    data = open_data(str(tmp_path)).check()
+    with pytest.raises(DataError, match=r"class ids that the class list does not name: \[255\]"):
+        read_label(data.images[0], data.classes, data.void)
+
+
+def test_the_list_of_labels_is_asked_for(tmp_path: Path) -> None:
+    write_nnunet(tmp_path)
+    (tmp_path / "dataset.json").unlink()
+    assert "dataset.json is missing: it names the classes, as in {" in line(tmp_path)
 
 
 def test_images_and_maps_without_one_another(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ class AnnotatedData:
     images: tuple[AnnotatedImage, ...]
     classes: Classes
     void: int
-    """Value in the files' semantic maps for pixels that nobody labelled."""
+    """Value in the files' semantic maps for pixels that nobody labelled; below 0 where none is."""
     problems: tuple[Problem, ...] = field(default=(), repr=False)
     """What is wrong with parts of it, which are not among the images."""
     notes: tuple[Problem, ...] = field(default=(), repr=False)

@@ -30,18 +30,24 @@ _PAIRS = (
     Pair(("imagesTr",), ("labelsTr",), "train"),
     Pair(("imagesTs",), ("labelsTs",), "test"),
 )
+_NO_VOID = -1  # nothing but its label ignore is: a 255 that was meant to be a 1 must not pass
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 def fits(place: Place) -> bool:
-    """Folders of images and of labels, and the file that names the classes."""
-    return {_LIST, *_PAIRS[0].images, *_PAIRS[0].maps} <= set(place.names)
+    """Folders of images and of labels, named as only nnU-Net names them."""
+    return {*_PAIRS[0].images, *_PAIRS[0].maps} <= set(place.names)
 
 
 def open_nnunet(place: Place, settings: LabelSettings, val_fraction: float) -> AnnotatedData:
     """Pair images with maps; where no list names those to validate on, a share is held out."""
     if not fits(place):
         raise DataError(f"{place.uri} lacks one of {LOOKS_FOR}")
+    if _LIST not in place.names:
+        raise DataError(
+            f"{place.join(_LIST)} is missing: it names the classes, as in "
+            '{"labels": {"background": 0, "cell": 1}}'
+        )
     classes, void = _read_classes(place.join(_LIST))
     problems: list[Problem] = []
     notes: list[Problem] = []
@@ -113,7 +119,7 @@ def _read_classes(uri: str) -> tuple[Classes, int]:
         )
         for value, name in named
     )
-    return classes, void[0] if void else VOID
+    return classes, void[0] if void else _NO_VOID
 
 
 def _ids(uri: str, labels: Any) -> dict[str, int]:
