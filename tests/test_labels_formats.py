@@ -408,6 +408,16 @@ def test_a_split_whose_images_nothing_labels_is_told(
     assert as_maps.notes == data.notes
 
 
+def test_images_that_are_problems_are_not_said_to_be_passed_over(tmp_path: Path) -> None:
+    write_semantic(tmp_path)
+    (tmp_path / "val_labels/0002_L.png").unlink()
+    data = open_data(str(tmp_path))
+    assert [str(p) for p in data.problems] == [
+        f"{tmp_path}/val/0002.png has no class map in val_labels/"
+    ]
+    assert data.notes == ()
+
+
 def write_yolo(root: Path) -> None:
     for split in ("train", "val"):
         save(root / f"images/{split}/{split}.png", picture(0))
@@ -975,6 +985,19 @@ def test_the_objects_of_pascal_voc(tmp_path: Path) -> None:
     (tmp_path / "SegmentationObject/b.png").unlink()
     (problem,) = open_data(str(tmp_path)).problems
     assert str(problem).endswith("JPEGImages/b.png has no map of objects in SegmentationObject/")
+    (tmp_path / "SegmentationObject/a.png").unlink()
+    with pytest.raises(DataError, match="SegmentationObject holds no map of objects; --labels"):
+        open_data(str(tmp_path), LabelSettings(format="voc"))
+
+
+def test_the_border_of_objects_is_none_of_them(tmp_path: Path) -> None:
+    """Also where class maps were drawn anew, and no longer hold it as void."""
+    semantic, instances = write_voc(tmp_path)["a"]
+    drawn = np.where(semantic == VOID, 1, semantic).astype(np.uint8)
+    save(tmp_path / "SegmentationClass/a.png", drawn)
+    label = labels(open_data(str(tmp_path)).check())["a"]
+    assert np.array_equal(label.instances, instances)
+    assert np.array_equal(label.semantic, semantic)
 
 
 # Other laws

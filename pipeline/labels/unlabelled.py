@@ -13,9 +13,10 @@ from pipeline.wording import plural
 def unlabelled(place: Place, data: AnnotatedData) -> list[Problem]:
     """A note for each folder of a split's images of which none was found with a label.
 
-    Test images are left out, which seldom have labels.
+    Test images are left out, which seldom have labels, and images that are problems anyway.
     """
-    taken = {image.image_uri.rpartition("/")[0] for image in data.images}
+    told = [problem.where for problem in data.problems]
+    taken = {uri.rpartition("/")[0] for uri in (*(i.image_uri for i in data.images), *told)}
     notes = []
     for folder in _folders(place, taken):
         number = sum(map(is_image, folder.names))

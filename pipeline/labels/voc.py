@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config import LabelSettings
+from pipeline.errors import DataError
 from pipeline.labels.base import AnnotatedData, Format, Place
 from pipeline.labels.classes import CLASSES_FILE
 from pipeline.labels.files import by_stem, decode, stem
@@ -21,6 +22,8 @@ from pipeline.labels.maps import check_shape, read_instances, read_maps
 from pipeline.labels.pairs import VOC, VOC_OBJECTS
 from pipeline.labels.semantic import open_semantic
 from pipeline.records import VOID, AnnotatedImage, Classes, InstanceMap, Label, Problem, thing_ids
+
+_BORDER = 255  # of 8-bit ids, in Pascal VOC
 
 
 def fits(place: Place) -> bool:
@@ -33,6 +36,11 @@ def open_voc(place: Place, settings: LabelSettings, val_fraction: float) -> Anno
     found = open_semantic(place, settings, val_fraction)
     problems = list(found.problems)
     maps = by_stem(place.join(VOC_OBJECTS), problems)
+    if not maps:
+        raise DataError(
+            f"{place.join(VOC_OBJECTS)} holds no map of objects; --labels.format semantic reads "
+            "classes alone"
+        )
     images = []
     for image in found.images:
         objects = maps.get(stem(str(image.semantic_uri)))
@@ -62,7 +70,8 @@ def read_voc(
 ) -> Label:
     """Objects where a class of things is; void are things of which no object is told.
 
-    Around its objects Pascal VOC has a border of an id of its own, which is void in the class map.
+    Around its objects Pascal VOC has a border of an id of its own, which is void in the class map,
+    or else becomes it.
     """
     label = read_maps(replace(image, instances_uri=None), classes, void, shape)
     ids = _read_objects(str(image.instances_uri), label.semantic.shape)
@@ -74,10 +83,11 @@ def read_voc(
 
 def _read_objects(uri: str, shape: tuple[int, ...]) -> InstanceMap:
     """(H, W) the object of each pixel, 0 where none is: by ids, or by colours, of which black is
-    none."""
+    none. Of 8-bit ids the last is the border."""
     pixels = decode(uri, as_indices=True)
     if pixels.shape[-1] != 3 or pixels.dtype != np.uint8:
-        return read_instances(uri, shape)
+        ids = read_instances(uri, shape)
+        return np.where(ids == _BORDER, 0, ids) if pixels.dtype == np.uint8 else ids
     check_shape(uri, pixels, shape)
     colours: NDArray[np.int32] = pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
     _, numbers = np.unique(np.append(colours, 0), return_inverse=True)
