@@ -27,7 +27,9 @@ def line(root: Path) -> str:
 def test_what_was_kept_to_test_on_is_a_split_where_it_is_labelled(tmp_path: Path) -> None:
     write_nnunet(tmp_path)
     save(tmp_path / "imagesTs/z_0000.tif", picture(7))
-    assert {image.split for image in open_data(str(tmp_path)).images} == {"train", "val"}
+    (tmp_path / "labelsTs").mkdir()
+    data = open_data(str(tmp_path)).check()
+    assert ({image.split for image in data.images}, data.notes) == ({"train", "val"}, ())
     save(tmp_path / "labelsTs/z.tif", class_ids())
     data = open_data(str(tmp_path)).check()
     assert [image.name for image in data.split("test")] == ["z"]

@@ -21,8 +21,9 @@ from pipeline.labels.classes import means_background, means_void
 from pipeline.labels.files import is_image, read_text, stem
 from pipeline.labels.maps import read_maps
 from pipeline.labels.pairs import CHANNEL, Pair, distinct_name, match
+from pipeline.labels.semantic import with_maps
 from pipeline.labels.splits import named_splits
-from pipeline.records import VOID, AnnotatedImage, Classes, ClassSpec, Problem
+from pipeline.records import VOID, Classes, ClassSpec, Problem
 from pipeline.wording import plural
 
 _LIST = "dataset.json"
@@ -53,7 +54,7 @@ def open_nnunet(place: Place, settings: LabelSettings, val_fraction: float) -> A
     notes: list[Problem] = []
     found: dict[str, tuple[Pair, str, str]] = {}
     for pair in _PAIRS:
-        if pair.maps[0] not in place.names:
+        if pair.split == "test" and not any(map(is_image, place.below(*pair.maps).names)):
             continue
         _check_channels(place.below(*pair.images))
         bare = []
@@ -71,18 +72,7 @@ def open_nnunet(place: Place, settings: LabelSettings, val_fraction: float) -> A
     training = [name for name, (pair, _, _) in found.items() if pair.split == "train"]
     rows = named_splits(place, training, val_fraction, problems, notes)
     rows |= {n: {"split": "test"} for n, (pair, _, _) in found.items() if pair.split == "test"}
-    images = tuple(
-        AnnotatedImage(
-            name=name,
-            split=row["split"],
-            image_uri=found[name][1],
-            instances_uri=None,
-            semantic_uri=found[name][2],
-            attributes={k: v for k, v in row.items() if k not in ("name", "split")},
-            format="nnunet",
-        )
-        for name, row in rows.items()
-    )
+    images = with_maps(found, rows, "nnunet")
     return AnnotatedData(place.uri, "nnunet", images, classes, void, tuple(problems), tuple(notes))
 
 

@@ -8,6 +8,7 @@ A map is an 8-bit image of class ids, also one with a palette of its own, or in 
 class list or the palette file, also in gray or by a palette (`legend` says when).
 """
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from pipeline import storage
@@ -70,7 +71,26 @@ def open_semantic(place: Place, settings: LabelSettings, val_fraction: float) ->
         what = f"holds {plural(len(bare), 'image')} without a class map, left out"
         notes.append(Problem(place.join(VOC[0]), f"{what}: {first_few(sorted(bare))}"))
     rows = _splits(place, found, val_fraction, problems, notes)
-    images = tuple(
+    images = with_maps(found, rows, "semantic", listed.legend.to_json())
+    return AnnotatedData(
+        place.uri, "semantic", images, listed.classes, listed.void, tuple(problems), tuple(notes)
+    )
+
+
+def with_maps(
+    found: Mapping[str, tuple[Pair, str, str]],
+    rows: Mapping[str, dict[str, str]],
+    format: str,
+    annotation: str = "",
+) -> tuple[AnnotatedImage, ...]:
+    """The images of some rows with their class maps.
+
+    Args:
+        found: name → its pair, and URIs of the image and of its map.
+        rows: name → its split and its further columns.
+        annotation: what the format's reader is told of each.
+    """
+    return tuple(
         AnnotatedImage(
             name=name,
             split=row["split"],
@@ -78,13 +98,10 @@ def open_semantic(place: Place, settings: LabelSettings, val_fraction: float) ->
             instances_uri=None,
             semantic_uri=found[name][2],
             attributes={k: v for k, v in row.items() if k not in ("name", "split")},
-            format="semantic",
-            annotation=listed.legend.to_json(),
+            format=format,
+            annotation=annotation,
         )
         for name, row in rows.items()
-    )
-    return AnnotatedData(
-        place.uri, "semantic", images, listed.classes, listed.void, tuple(problems), tuple(notes)
     )
 
 
