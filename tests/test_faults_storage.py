@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from pipeline import storage
-from pipeline.errors import UnavailableError
+from pipeline.errors import ForbiddenError, UnavailableError
 from pipeline.images.collection import open_collection
 from pipeline.storage import retrying
 from pipeline.storage.door import open_filesystem
@@ -132,3 +132,35 @@ def test_a_stalled_store_is_noticed(
     with pytest.raises(UnavailableError):
         storage.read_bytes(f"{bucket}/stalled", 1)
     assert time.monotonic() - start < 20
+
+
+def test_a_store_is_outlasted_for_as_long_as_is_said() -> None:
+    tries: list[int] = []
+    told: list[UnavailableError] = []
+
+    def comes_back() -> int:
+        tries.append(1)
+        if len(tries) < 4:
+            raise UnavailableError("away")
+        return len(tries)
+
+    assert storage.outlasting(comes_back, 60, told.append) == 4
+    assert [str(error) for error in told] == ["away"]
+
+    def stays_away() -> None:
+        time.sleep(0.05)
+        raise UnavailableError("away")
+
+    before = time.monotonic()
+    with pytest.raises(UnavailableError):
+        storage.outlasting(stays_away, 0.2)
+    assert 0.2 <= time.monotonic() - before < 5
+
+    def refuses() -> None:
+        tries.append(1)
+        raise ForbiddenError("no")
+
+    tries.clear()
+    with pytest.raises(ForbiddenError):
+        storage.outlasting(refuses, 60)
+    assert len(tries) == 1

@@ -292,3 +292,25 @@ def test_a_lease_that_a_full_disk_loses_says_so(
         assert lease.lost.wait(5)
         with pytest.raises(LeaseLostError, match=r"renewed for 1 s \(no space left\)"):
             lease.check()
+
+
+def test_a_lasting_lease_is_renewed_when_the_store_is_back_and_taken_where_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training goes on computing meanwhile; nobody else may come between afterwards."""
+
+    def fail(*given: object) -> None:
+        raise StorageError("the store is away")
+
+    with hold_lease(str(tmp_path), "a training", ttl=1, renew=0.2, lasting=True) as lease:
+        with monkeypatch.context() as away:
+            away.setattr(Lease, "_write", fail)
+            assert not lease.lost.wait(2)
+        with (
+            pytest.raises(LeaseError, match="a training by"),
+            hold_lease(str(tmp_path), "b", ttl=1),
+        ):
+            pass
+        monkeypatch.setattr(Lease, "_write", fail)
+        with hold_lease(str(tmp_path), "another", ttl=1):
+            assert lease.lost.wait(5)

@@ -15,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from pipeline import storage
 from pipeline.config import RecordSettings, TrainSettings
+from pipeline.errors import UnavailableError
 from pipeline.metrics.figures import Figures
 from pipeline.models.bundle import load_spec
 from pipeline.training.curve import draw_curve
@@ -215,3 +216,23 @@ def test_milestones_thin_out() -> None:
     found = [epoch for epoch in range(1, 1001) if is_milestone(epoch)]
     assert found[:5] == [1, 2, 3, 4, 5]
     assert 20 < len(found) < 40
+
+
+def test_a_store_that_is_away_for_an_epoch_leaves_no_gap(
+    report: EpochReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Report] = []
+    settings = TrainSettings(
+        data="d", output=str(tmp_path), record=RecordSettings(tensorboard=False, curve=False)
+    )
+
+    def away(uri: str, data: bytes) -> None:
+        raise UnavailableError(f"cannot write {uri}")
+
+    with recording(settings, told.append) as recorders:
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "write_bytes", away)
+            recorders(report)
+        recorders(replace(report, epoch=2, step=80))
+    assert [line.step for line in load_lines(str(tmp_path / "metrics.jsonl"))] == [40, 80]
+    assert not [one for one in told if isinstance(one, Notice)]

@@ -134,19 +134,25 @@ def test_a_training_outlives_a_store_that_is_away_and_tells_one_that_stays_away(
     fs = fsspec.filesystem("s3", use_listings_cache=False)
     words = ["jobs.train", "--data", annotated, "--output", output, "--epochs", "4000", "--crop",
              "64", "--min-steps", "5", "--network.depth", "2", "--network.width", "8",
-             "--checkpoint-minutes", "0.02", "--no-record.tensorboard"]  # fmt: skip
+             "--checkpoint-minutes", "0.02", "--no-record.tensorboard",
+             "--max-failures", "0"]  # fmt: skip
+    (disk := tmp_path / "disk").mkdir()
 
     def checkpoints() -> set[str]:
         return {path for path in fs.find(output) if path.endswith("/state.json")}
 
-    job = Job.start(words, tmp_path / "log")
+    job = Job.start(words, tmp_path / "log", TMPDIR=str(disk), RAY_TMPDIR="/tmp")
     job.wait_until(checkpoints, 240)
     before = checkpoints()
     faulty_store.faults = Faults(refuse=True)
-    time.sleep(10)
+    time.sleep(60)  # longer than any one call is tried
     faulty_store.faults = Faults()
     job.wait_until(lambda: checkpoints() - before, 240)
+    assert "workers were lost" not in job.text(), "training went on computing"
     faulty_store.faults = Faults(expired=1)
     assert job.wait() == 1
     assert "Traceback" not in job.text()
-    assert "the session token has expired: log in again" in job.text().splitlines()[-1]
+    last = job.text().splitlines()[-1]
+    assert "the session token has expired: log in again" in last
+    assert last.endswith("the same command with --resume goes on from the last checkpoint")
+    assert list(disk.glob("tessera-*")) == [], "checkpoints that were on their way"

@@ -4,15 +4,22 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import ray
 import torch
 from pydantic import BaseModel
+from ray.exceptions import RayActorError
+from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from jobs import train
 from jobs._main import read_settings
@@ -24,17 +31,18 @@ from pipeline.config import (
     TrainSettings,
 )
 from pipeline.config.base import CHOSEN
-from pipeline.distributed.mailbox import Report
+from pipeline.distributed.mailbox import Report, deliver, listening
 from pipeline.distributed.session import ray_session
 from pipeline.distributed.streaming import StreamedSamples
 from pipeline.distributed.survey import survey
-from pipeline.distributed.train import train_bundle
-from pipeline.errors import LeaseError, SettingsError
+from pipeline.distributed.train import lost_workers, train_bundle
+from pipeline.errors import LeaseError, SettingsError, TesseraError
 from pipeline.labels import open_data
 from pipeline.models.bundle import load_spec
+from pipeline.survey.facts import data_hash, measure_image
 from pipeline.synthetic import CLASSES
 from pipeline.tables.lease import hold_lease
-from pipeline.training.reports import EpochReport, StepReport
+from pipeline.training.reports import EpochReport, Notice, StepReport
 from pipeline.training.samples import CachedSamples
 from pipeline.training.state import Snapshot, TrainingState, load_snapshot, save_snapshot
 from pipeline.training.unfinished import (
@@ -85,9 +93,12 @@ def test_a_killed_worker_costs_no_more_than_the_last_checkpoint(
     output = tmp_path / "model"
     steps: list[tuple[float, StepReport]] = []
     killed: list[float] = []
+    told: list[str] = []
 
     def on_report(report: Report) -> None:
-        if isinstance(report, EpochReport):
+        if isinstance(report, Notice):
+            told.append(report.text)
+        if not isinstance(report, StepReport):
             return
         steps.append((time.time(), report))
         # A file that is there may still be on its way: what Ray Train's own list names is safe.
@@ -106,6 +117,7 @@ def test_a_killed_worker_costs_no_more_than_the_last_checkpoint(
         settings_for(annotated, output, epochs=20, workers=2, batch_size=4), on_report
     )
     assert killed
+    assert any("workers were lost or added; the training goes on from" in line for line in told)
     assert result.spec.metrics["ap_0.5"] > 0.2
     backwards = [
         (before.progress, after.progress)
@@ -175,6 +187,33 @@ def test_a_snapshot_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     assert Path(folder).exists()  # as long as nothing is there in its place
     mark_unfinished(anew, configured, CLASSES, "another", None)
     assert not Path(folder).exists()
+
+
+def test_a_training_that_goes_on_with_other_images_says_so(annotated: str, tmp_path: Path) -> None:
+    from tests.test_crops import samples_in
+
+    samples = samples_in(annotated)
+    facts = [measure_image(sample, "train", CLASSES) for sample in samples]
+    then = data_hash(facts)
+    assert data_hash(reversed(facts)) == then
+    label = replace(samples[0].label, semantic=np.zeros_like(samples[0].label.semantic))
+    relabelled = measure_image(replace(samples[0], label=label), "train", CLASSES)
+    changed = {
+        data_hash(facts[1:]),
+        data_hash([*facts[:-1], replace(facts[-1], split="val")]),
+        data_hash([relabelled, *facts[1:]]),
+    }
+    assert len(changed | {then}) == 4
+
+    settings = settings_for("data", tmp_path / "model", resume=True)
+    configured = ConfiguredSettings(**dict(settings) | {"channels": 3, "zoom": 1, "batch_size": 8})
+    mark_unfinished(settings, configured, CLASSES, "run", None, then)
+    snapshot = Snapshot(TrainingState(done=10), {"network.weight": torch.zeros(3)})
+    save_snapshot(snapshot, f"{checkpoints_uri(settings)}/run/at-10")
+    found = find_unfinished(settings)
+    assert found is not None
+    assert found.data_changed(then) is None
+    assert "images or labels have changed" in str(found.data_changed(changed.pop()))
 
 
 def test_a_training_goes_on_with_the_classes_it_began_with(tmp_path: Path) -> None:
@@ -261,6 +300,61 @@ def test_two_trainings_to_one_output_do_not_disturb_each_other(
     ):
         train_bundle(settings_for(annotated, output), lambda report: None)
     assert [path.name for path in output.iterdir()] == ["_lease"]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_wish_to_stop_does_not_wait_for_a_recorder(annotated: str) -> None:
+    """It may hang for minutes in a store that stalls."""
+    stop, hangs = threading.Event(), threading.Event()
+    with listening(lambda report: hangs.wait(60) and None, [stop]) as mailbox:
+        deliver(mailbox, Notice("is written down"))
+        time.sleep(1)
+        assert not ray.get(mailbox.put.remote(Notice("next")))
+        stop.set()
+        end = time.monotonic() + 20
+        while not ray.get(mailbox.put.remote(Notice("next"))):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        hangs.set()
+    hangs.clear()
+
+    def interrupted() -> None:
+        with listening(lambda report: hangs.wait(60) and None, []) as mailbox:
+            deliver(mailbox, Notice("is written down"))
+            time.sleep(1)
+            raise KeyboardInterrupt
+
+    before = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - before < 30
+    hangs.set()
+
+
+def test_a_lost_worker_is_known_whoever_noticed_it_first() -> None:
+    died = RayActorError()
+    for failure in (died, WorkerHealthCheckFailedError("A worker health check failed.", died)):
+        assert lost_workers(WorkerGroupError("…", {1: failure}))
+    assert not lost_workers(WorkerGroupError("…", {0: ValueError("a defect")}))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_workers_that_are_lost_too_often_are_one_line_that_says_how_to_go_on(
+    annotated: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "model"
+
+    def on_report(report: Report) -> None:
+        if list(output.rglob("state.json")):
+            for process in psutil.Process().children(recursive=True):
+                if "RayTrainWorker" in " ".join(process.cmdline()):
+                    process.kill()
+
+    settings = settings_for(annotated, output, epochs=500, max_failures=0)
+    with pytest.raises(TesseraError, match=r"^workers of the training were lost 1 time; the same"):
+        train_bundle(settings, on_report)
+    assert find_unfinished(settings.model_copy(update={"resume": True})) is not None
 
 
 @pytest.mark.parametrize("words", ["0", "4:1", "1:2:3", "many", "1.5"])

@@ -1,7 +1,7 @@
 """The number of workers changes how fast a training is, and nothing else; nor does a stop."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,11 +79,13 @@ def train(
     stop_after: int = 0,
     reports: list[EpochReport | Notice] | None = None,
     started: float | None = None,
+    can_save: Callable[[], bool] = lambda: True,
+    saves: list[SaveDue] | None = None,
     **changes: object,
 ) -> Training:
     """Run a case to its end, or until `stop_after` steps, from a snapshot where there is one.
 
-    Validations and notices are added to `reports`.
+    Validations and notices are added to `reports`, and the moments to save to `saves`.
     """
     torch.manual_seed(5)
     values = {
@@ -111,13 +113,15 @@ def train(
         device=torch.device("cpu"), dtype=torch.float32, started=started or time.time(),
         on_step=on_step,
         wrap=torch.nn.parallel.DistributedDataParallel if world > 1 else lambda module: module,
-        snapshot=load_snapshot(str(folder)),
+        snapshot=load_snapshot(str(folder)), can_save=can_save,
     )  # fmt: skip
     events = list(training.run())
     assert isinstance(events[-1], SaveDue)
     assert events[-1].last
     if reports is not None:
         reports += [event for event in events if not isinstance(event, SaveDue)]
+    if saves is not None:
+        saves += [event for event in events if isinstance(event, SaveDue)]
     snapshot = training.snapshot()
     if not world > 1 or dist.get_rank() == 0:
         save_snapshot(snapshot, str(folder))
@@ -325,3 +329,14 @@ def test_decoding_at_the_end_takes_a_tenth_of_the_time_at_most(tmp_path: Path) -
         assert training.end_share == pytest.approx(share)
     training.settings = training.settings.model_copy(update={"max_minutes": None})
     assert training.end_share == 1
+
+
+def test_snapshots_do_not_pile_up_before_a_slow_store(tmp_path: Path) -> None:
+    """What waits behind another would be old when it is there, and take memory until then."""
+    saves: list[SaveDue] = []
+    train(CASES[0], tmp_path, saves=saves, checkpoint_minutes=1e-9)
+    assert len(saves) > STEPS
+    saves.clear()
+    (tmp_path / "slow").mkdir()
+    train(CASES[0], tmp_path / "slow", saves=saves, can_save=lambda: False, checkpoint_minutes=1e-9)
+    assert [save.last for save in saves] == [True]

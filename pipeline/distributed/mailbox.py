@@ -5,7 +5,7 @@ Ray Train gives its driver what workers reported when all is over; a progress ba
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.training.reports import OnReport, Report, StepReport
 
 _REPORT_SECONDS = 0.5
+_HURRY = 5.0  # seconds that a recorder is waited for when the training has failed
 
 
 @ray.remote(num_cpus=0)
@@ -38,31 +39,42 @@ class _Mailbox:
 
 
 @contextmanager
-def listening(on_report: OnReport, stop: threading.Event) -> Iterator[Any]:
-    """A mailbox whose reports reach `on_report`, and that passes `stop` on, in the `with`."""
+def listening(on_report: OnReport, stops: Sequence[threading.Event]) -> Iterator[Any]:
+    """A mailbox whose reports reach `on_report`, and that passes a wish to stop on, in the `with`.
+
+    Args:
+        on_report: may take its time, as a recorder does that writes to a slow store.
+        stops: any of which asks the workers to stop.
+    """
     # Beside the driver: it must not go with a node that only works.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = _Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     done = threading.Event()
 
     def listen() -> None:
-        told = False
         while not done.wait(_REPORT_SECONDS):
-            if stop.is_set() and not told:
-                told = True
-                mailbox.stop.remote()
             for report in ray.get(mailbox.take.remote()):
                 on_report(report)
 
+    def pass_on_stop() -> None:
+        while not done.wait(_REPORT_SECONDS):
+            if any(stop.is_set() for stop in stops):
+                mailbox.stop.remote()
+                return
+
+    threading.Thread(target=pass_on_stop, name="stop", daemon=True).start()
     thread = threading.Thread(target=listen, name="reports", daemon=True)
     thread.start()
+    patience: float | None = _HURRY
     try:
         yield mailbox
+        patience = None
     finally:
         done.set()
-        thread.join()
-        for report in ray.get(mailbox.take.remote()):
-            on_report(report)
+        thread.join(patience)
+        if not thread.is_alive():
+            for report in ray.get(mailbox.take.remote()):
+                on_report(report)
 
 
 def deliver(mailbox: Any, report: Report) -> None:

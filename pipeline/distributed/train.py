@@ -17,20 +17,26 @@ from ray.train import (
     FailureConfig,
     RunConfig,
     ScalingConfig,
-    WorkerGroupError,
+    TrainingFailedError,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import (
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
 
 from pipeline import storage
 from pipeline.config import ConfiguredSettings, TrainSettings
-from pipeline.distributed.checkpoints import uri_of
+from pipeline.distributed.checkpoints import PATIENCE, uri_of
 from pipeline.distributed.loading import load
 from pipeline.distributed.mailbox import listening
+from pipeline.distributed.notices import without_known_notices
 from pipeline.distributed.session import (
     Resources,
     check_fits,
     ray_session,
     unwrapped_errors,
+    user_error,
 )
 from pipeline.distributed.stopping import stop_on_signals
 from pipeline.distributed.survey import READ_CPUS, Survey
@@ -41,6 +47,7 @@ from pipeline.models.bundle import BundleSpec, load_spec
 from pipeline.parsing import to_yaml
 from pipeline.survey.balance import crop_weights
 from pipeline.survey.configure import Configuration, decide_method
+from pipeline.survey.facts import data_hash
 from pipeline.survey.summary import card_rows
 from pipeline.tables.lease import check_held
 from pipeline.training.card import CARD_NAME, CardFacts, Machine, model_card
@@ -58,6 +65,7 @@ from pipeline.training.unfinished import (
     mark_unfinished,
     marker_uri,
 )
+from pipeline.wording import plural
 
 # For the worker's allocators, which read it when the process starts. A step allocates the same
 # hundreds of MiB as the step before. By default glibc gives them back to the kernel in between, and
@@ -67,6 +75,11 @@ _KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**40),
     "THP_MEM_ALLOC_ENABLE": "1",
 }
+
+_LOST = (RayActorError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
+"""What Ray tells of a worker that is gone, by who has noticed it first."""
+
+_RESUME = "the same command with --resume goes on from the last checkpoint"
 
 OnConfigured = Callable[[Survey, Configuration], None]
 """Is told what the images say and what was chosen from it."""
@@ -110,7 +123,12 @@ def train_bundle(
     if unfinished:
         unfinished.check_classes(data.classes)
     decide_method(settings.method, data)  # before any image is read
-    with ray_session() as resources, unwrapped_errors(), stop_on_signals(signal.SIGTERM) as stop:
+    with (
+        without_known_notices(),
+        ray_session() as resources,
+        unwrapped_errors(),
+        stop_on_signals(signal.SIGTERM) as stop,
+    ):
         fewest, most = settings.worker_range or (resources.gpus or resources.nodes,) * 2
         check_fits(fewest, resources)
         loaded = load(data, filled, resources)
@@ -137,10 +155,13 @@ def train_bundle(
             pretrained=pretrained.model if pretrained else None,
         )
         scaling = _scaling((fewest, most), resources)
+        found = data_hash(loaded.survey.facts)
+        if unfinished and (changed := unfinished.data_changed(found)):
+            on_report(Notice(changed))
         with alone(settings, lambda text: on_report(Notice(text))) as lease:
-            mark_unfinished(settings, configured, data.classes, run, unfinished)
+            mark_unfinished(settings, configured, data.classes, run, unfinished, found)
             with recording(configured, on_report) as recorders:
-                with listening(recorders, stop) as mailbox:
+                with listening(recorders, (stop, lease.lost)) as mailbox:
                     checkpoint = _run(job, mailbox, dict(loaded.decoded), scaling, run)
                 check_held(lease.hold)
                 result = _publish(uri_of(checkpoint, job.run_uri), configured, began)
@@ -187,7 +208,9 @@ def _run(
 ) -> Checkpoint:
     """Ray Train from its start to the last snapshot, over the deaths of workers."""
     settings = job.settings
-    filesystem, path = storage.patient_filesystem(storage.make_folder(checkpoints_uri(settings)))
+    filesystem, path = storage.patient_filesystem(
+        storage.make_folder(checkpoints_uri(settings)), PATIENCE
+    )
     # Numbers that all workers agree on travel over gloo: they need not wait for the GPU.
     backend = "cpu:gloo,cuda:nccl" if scaling.use_gpu else "gloo"
     trainer = TorchTrainer(
@@ -208,16 +231,23 @@ def _run(
     )
     try:
         checkpoint: Checkpoint | None = trainer.fit().checkpoint
-    except WorkerGroupError as error:
-        if not any(isinstance(e, RayActorError) for e in error.worker_failures.values()):
+    except TrainingFailedError as error:
+        found = user_error(error)
+        if isinstance(found, StorageError):
+            raise type(found)(f"{found}; {_RESUME}") from error
+        if not lost_workers(error):
             raise
-        raise TesseraError(
-            f"workers of the training were lost {settings.max_failures + 1} times; the same "
-            "command with --resume goes on from the last checkpoint"
-        ) from error
+        times = plural(settings.max_failures + 1, "time")
+        raise TesseraError(f"workers of the training were lost {times}; {_RESUME}") from error
     if checkpoint is None:
         raise DataError("the training ended before its first epoch did; give it more time")
     return checkpoint
+
+
+def lost_workers(error: TrainingFailedError) -> bool:
+    """Whether a training has failed because its workers died, not by what they did."""
+    failures = getattr(error, "worker_failures", {}).values()
+    return any(isinstance(failure, _LOST) for failure in failures)
 
 
 def _publish(checkpoint: str, settings: ConfiguredSettings, began: float) -> TrainResult:

@@ -1,7 +1,6 @@
 """One of the processes that train: runs in a Ray Train worker, on its share of each batch."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,12 +8,11 @@ from typing import Any
 
 import ray.train
 import torch
-from ray.train import Checkpoint, CheckpointUploadMode
 from ray.train.torch import prepare_model
 
 from pipeline import storage
 from pipeline.config import ConfiguredSettings, MethodSettings
-from pipeline.distributed.checkpoints import uploader, uri_of
+from pipeline.distributed.checkpoints import Content, Uploads, uri_of
 from pipeline.distributed.mailbox import StepReporter, deliver
 from pipeline.distributed.samples import from_table
 from pipeline.distributed.streaming import StreamedSamples
@@ -29,7 +27,7 @@ from pipeline.records import Sample
 from pipeline.training.crops import CropSource
 from pipeline.training.loop import SaveDue, Training
 from pipeline.training.pretrained import begin_with
-from pipeline.training.reports import Validation, save_validation
+from pipeline.training.reports import Notice, Validation, save_validation
 from pipeline.training.samples import CachedSamples
 from pipeline.training.spread import Some
 from pipeline.training.state import Snapshot, load_snapshot, save_snapshot
@@ -133,6 +131,7 @@ def _train(job: TrainJob, mailbox: Any) -> None:
     validation = job.streams.get("val") or _samples("val")
     at_the_end = _PUBLISHING if _changes_at_the_end(method, settings) else _SAVING
     tuned_on = len(images_to_tune_on(method, _sizes(validation))) / len(validation)
+    uploads = Uploads(job.run_uri, lambda text: deliver(mailbox, Notice(text)))
     training = Training(
         network,
         method,
@@ -146,13 +145,17 @@ def _train(job: TrainJob, mailbox: Any) -> None:
         wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
         on_step=StepReporter(mailbox) if is_first else lambda report: False,
         snapshot=_snapshot_to_resume(job),
+        can_save=lambda: not uploads.busy,
         end_validations=1 + at_the_end,
         end_decodings=decodings(method) * tuned_on / job.threads,
     )
+    if is_first and ray.train.get_checkpoint() is not None:
+        deliver(mailbox, Notice(_replaced(training.state.progress)))
     for event in training.run():
         if isinstance(event, SaveDue):
             bundle = _finish(training, spec) if training.state.finished else None
-            _save(training, bundle, event, job.run_uri, is_first)
+            content = _content(training.snapshot(), bundle) if is_first else None
+            uploads.report(training.state.progress, content, last=event.last)
         elif is_first:
             deliver(mailbox, event)
 
@@ -199,30 +202,20 @@ def _changes_at_the_end(method: Method, settings: ConfiguredSettings) -> bool:
     return settings.bundle_weights != "float32" or decodings(method) > 0
 
 
-def _save(
-    training: Training, finished: _Finished | None, event: SaveDue, run_uri: str, is_first: bool
-) -> None:
-    """Hand Ray Train a snapshot, which it uploads while training goes on; the last is waited for.
+def _content(snapshot: Snapshot, finished: _Finished | None) -> Content:
+    """What a checkpoint holds; the last one of a finished training has the bundle beside it."""
 
-    The last snapshot of a finished training has the bundle beside it.
-    """
-    checkpoint = None
-    if is_first:
-        folder = tempfile.mkdtemp(prefix="tessera-")  # Ray Train removes it after the upload
-        save_snapshot(training.snapshot(), folder)
+    def write(uri: str) -> None:
         if finished:
-            save_bundle(finished.spec, finished.network, storage.join(folder, BUNDLE))
-            save_validation(finished.validation, storage.join(folder, BUNDLE))
-        checkpoint = Checkpoint.from_directory(folder)
-    ray.train.report(
-        {"progress": training.state.progress},
-        checkpoint=checkpoint,
-        checkpoint_upload_mode=(
-            CheckpointUploadMode.SYNC if event.last else CheckpointUploadMode.ASYNC
-        ),
-        delete_local_checkpoint_after_upload=True,
-        checkpoint_upload_fn=uploader(run_uri),
-    )
+            save_bundle(finished.spec, finished.network, storage.join(uri, BUNDLE))
+            save_validation(finished.validation, storage.join(uri, BUNDLE))
+        save_snapshot(snapshot, uri)
+
+    return write
+
+
+def _replaced(progress: float) -> str:
+    return f"workers were lost or added; the training goes on from its checkpoint at {progress:.0%}"
 
 
 def _snapshot_to_resume(job: TrainJob) -> Snapshot | None:

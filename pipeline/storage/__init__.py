@@ -36,6 +36,7 @@ from pipeline.storage.files import (
 from pipeline.storage.listing import list_files, list_names, list_paths, walk
 from pipeline.storage.patient import patient_filesystem
 from pipeline.storage.ranges import open_seekable, read_ranges
+from pipeline.storage.retrying import outlasting
 from pipeline.storage.streams import open_file, open_output
 from pipeline.storage.unfinished import unfinished_files
 from pipeline.storage.uris import absolute, canonical, content_hash, join, name_of, resolve
@@ -63,6 +64,7 @@ __all__ = [
     "open_file",
     "open_output",
     "open_seekable",
+    "outlasting",
     "patient_filesystem",
     "read_bytes",
     "read_ranges",

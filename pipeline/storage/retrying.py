@@ -4,6 +4,7 @@ Only `UnavailableError` is: a definite answer stays what it is. This comes on to
 own quick retries, and is slower, for a store that needs seconds to recover.
 """
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -38,6 +39,33 @@ def retried(call: Callable[[], T], uri: str, verb: str, fs: Any = None, path: st
     )
     answer: T = policy(_named_call, call, uri, verb, fs, path)
     return answer
+
+
+def outlasting(
+    call: Callable[[], T],
+    seconds: float,
+    on_trouble: Callable[[UnavailableError], None] = lambda error: None,
+) -> T:
+    """Call again and again, each time with all that patience, while a store is away.
+
+    Args:
+        call: does what may be done twice.
+        seconds: after which a failure is the last.
+        on_trouble: is told of the first failure.
+
+    Raises:
+        StorageError: one of its kinds.
+    """
+    end, told = time.monotonic() + seconds, False
+    while True:
+        try:
+            return call()
+        except UnavailableError as error:
+            if time.monotonic() >= end:
+                raise
+            if not told:
+                on_trouble(error)
+            told = True
 
 
 def _wait(state: Any) -> float:

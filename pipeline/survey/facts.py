@@ -5,6 +5,7 @@ Legend: H height, W width, C channels, K classes, N objects, S sides of `CELL_SI
 
 import hashlib
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -155,6 +156,18 @@ def _without_value(pixels: Pixels) -> tuple[Remark, ...]:
         return ()
     times = int((~np.isfinite(pixels)).any(-1).sum())
     return (Remark(NO_VALUE, times),) if times else ()
+
+
+def data_hash(facts: Iterable[ImageFacts]) -> str:
+    """Changes when an image, its name, its split or its label does.
+
+    Of a label it knows how many pixels and objects each class has.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for one in sorted(facts, key=lambda one: (one.split, one.name)):
+        said = (one.split, one.name, one.content, one.class_pixels, one.class_objects)
+        digest.update(repr(said).encode())
+    return digest.hexdigest()
 
 
 def _measure_intensity(pixels: Pixels) -> tuple[tuple[float, ...], bool]:

@@ -79,8 +79,12 @@ class Lease:
         claim: Claim,
         renew: float = RENEW,
         created: float | None = None,
+        lasting: bool = False,
     ) -> None:
-        """`created` is when the writing of its file began, by `time.monotonic`; now if None."""
+        """`created` is when the writing of its file began, by `time.monotonic`; now if None.
+
+        `lasting`: see `hold_lease`.
+        """
         self.dataset = dataset
         self.generation = generation
         self.hold = Hold(dataset, generation, claim.token)
@@ -93,7 +97,9 @@ class Lease:
         self._ended = threading.Event()
         self._writing = threading.Lock()
         # A renewal may hang in a stalled store: the clock is watched by another thread.
-        for target in (self._keep_renewing, self._watch_clock):
+        for target in (
+            (self._keep_renewing,) if lasting else (self._keep_renewing, self._watch_clock)
+        ):
             threading.Thread(target=target, name="lease", daemon=True).start()
 
     def check(self) -> None:
@@ -174,6 +180,7 @@ def hold_lease(
     hint: str = "; --wait-minutes waits for it",
     ttl: float = TTL,
     renew: float = RENEW,
+    lasting: bool = False,
 ) -> Iterator[Lease]:
     """Hold the lease of a dataset for the length of a `with` block.
 
@@ -185,13 +192,16 @@ def hold_lease(
         hint: what else one may do who is refused, as the end of a sentence.
         ttl: seconds without a renewal after which others may take this lease over.
         renew: seconds between renewals.
+        lasting: it is not given up where no renewal gets through for so long, but renewed when one
+            does: for whoever only writes what is of no harm to another, who may take over.
 
     Raises:
         LeaseError: another run holds it and is alive.
         StorageError: the lease could not be read or written.
     """
     try:
-        lease = _take(dataset_uri, purpose, wait, on_wait or (lambda text: None), ttl, renew)
+        on_wait = on_wait or (lambda text: None)
+        lease = _take(dataset_uri, purpose, wait, on_wait, ttl, renew, lasting)
     except LeaseError as error:
         raise LeaseError(f"{error}{hint}") from None
     try:
@@ -232,6 +242,7 @@ def _take(
     on_wait: Callable[[str], None],
     ttl: float,
     renew: float,
+    lasting: bool,
 ) -> Lease:
     since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     claim = Claim(this_process(), purpose, since, ttl, uuid.uuid4().hex)
@@ -247,7 +258,7 @@ def _take(
             continue
         if _newest(dataset) == generation:
             _remove_older(dataset, generation)
-            return Lease(dataset, generation, claim, renew, created)
+            return Lease(dataset, generation, claim, renew, created, lasting)
         # Others had come and gone since the listing, so that the name was free again.
         storage.remove(_file(dataset, generation))
 

@@ -76,6 +76,8 @@ class _Beat:
     """Where the epoch ends here."""
     overdue: bool
     """To validate now, though the epoch goes on."""
+    can_save: bool
+    """There is nothing of an earlier snapshot left to do."""
 
 
 class Training:
@@ -102,6 +104,7 @@ class Training:
         started: float,
         wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
         on_step: Callable[[StepReport], bool] = lambda report: False,
+        can_save: Callable[[], bool] = lambda: True,
         snapshot: Snapshot | None = None,
         end_validations: float = 1.0,
         end_decodings: float = 0.0,
@@ -116,6 +119,7 @@ class Training:
                 replaced, leaves the rest of the training its time.
             wrap: makes the network distributed.
             on_step: told of each step; whether the training should save and stop.
+            can_save: whether the last snapshot has been dealt with; until then none is due.
             snapshot: where to go on from.
             end_validations: how much time to leave at the end, in validations: one is the last
                 validation itself, the rest is for what the caller does with the result.
@@ -125,7 +129,7 @@ class Training:
         in_image = method.settings.in_image(settings.zoom)
         self.decoder = build_method(in_image, method.classes)
         self.settings, self.device, self.dtype = settings, device, dtype
-        self.on_step = on_step
+        self.on_step, self.can_save = on_step, can_save
         self.end_validations, self.end_decodings = end_validations, end_decodings
         self.state = snapshot.state.model_copy() if snapshot else TrainingState()
         self._look_at(self.state.validation_images)
@@ -161,7 +165,7 @@ class Training:
                 yield from self._validate()
             impatient = self._is_impatient()
             self.state.finished = beat.progress >= 1 or impatient
-            if beat.validate and not self.state.finished:
+            if beat.validate and beat.can_save and not self.state.finished:
                 yield self._save(last=False)
         yield self._save(last=True)
 
@@ -280,8 +284,9 @@ class Training:
         # An epoch of very many images may be longer than the whole training.
         fresh = state.done - state.validated < self.settings.min_steps
         overdue = late and not soon_over and not fresh
-        save = time.time() - self.saved >= self.settings.checkpoint_minutes * 60
-        said = from_first([progress, save, self.stop, validate, overdue])
+        can_save = self.can_save()
+        save = can_save and time.time() - self.saved >= self.settings.checkpoint_minutes * 60
+        said = from_first([progress, save, self.stop, validate, overdue, can_save])
         return _Beat(said[0], *(bool(one) for one in said[1:]))
 
     def _validate(self) -> Iterator[EpochReport | Notice]:

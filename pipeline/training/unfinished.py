@@ -42,6 +42,8 @@ class _Marker(BaseModel):
     chosen: dict[str, Any]
     """The same with nothing left open."""
     classes: Classes
+    data: str | None = None
+    """`pipeline.survey.facts.data_hash` of the images."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,17 @@ class Unfinished:
     state: TrainingState
     chosen: dict[str, Any]
     classes: Classes
+    data: str | None = None
+
+    def data_changed(self, data: str) -> str | None:
+        """What to say where it goes on with other images or labels than it began with."""
+        if self.data in (None, data):
+            return None
+        return (
+            "images or labels have changed since the training was last begun or resumed: it goes "
+            "on with them as they are now, and what was measured before does not compare; "
+            "--restart starts over"
+        )
 
     def check_classes(self, classes: Classes) -> None:
         """What goes on knows classes by their places.
@@ -130,7 +143,8 @@ def alone(settings: TrainSettings, on_wait: Callable[[str], None]) -> Iterator[L
         LeaseError: somebody does.
     """
     output = storage.absolute(settings.output)
-    with hold_lease(output, "a training", on_wait=on_wait, hint="") as lease:
+    # A run of a training has snapshots of its own, and publishes only while it holds the lease.
+    with hold_lease(output, "a training", on_wait=on_wait, hint="", lasting=True) as lease:
         yield lease
         # While it is held: what comes after might be another's.
         storage.remove_folder(storage.join(output, LEASE))
@@ -142,6 +156,7 @@ def mark_unfinished(
     classes: Classes,
     run: str,
     before: Unfinished | None,
+    data: str | None = None,
 ) -> None:
     """Say that `run` is on its way to the output; only the snapshot it goes on from is kept."""
     old = _read_marker(settings)
@@ -154,6 +169,7 @@ def mark_unfinished(
         settings=settings.result_settings(),
         chosen=configured.result_settings(),
         classes=classes,
+        data=data,
     )
     storage.write_bytes(marker_uri(settings), marker.model_dump_json(indent=2).encode())
 
@@ -198,7 +214,11 @@ def _newest_snapshot(marker: _Marker) -> Unfinished | None:
             folder = file.uri.rpartition("/")[0]
             snapshot = load_snapshot(folder)
             if snapshot is not None and not snapshot.state.in_vain:
-                found.append(Unfinished(folder, run, snapshot.state, marker.chosen, marker.classes))
+                found.append(
+                    Unfinished(
+                        folder, run, snapshot.state, marker.chosen, marker.classes, marker.data
+                    )
+                )
     return max(found, key=lambda one: one.state.done, default=None)
 
 

@@ -1,5 +1,8 @@
 """`metrics.jsonl` in the bundle: a line an epoch, and one more for what was published."""
 
+import contextlib
+
+from pipeline.errors import UnavailableError
 from pipeline.training.recorders.history import METRICS_NAME, History
 from pipeline.training.reports import EpochReport, StepReport
 
@@ -17,7 +20,8 @@ class JsonlRecorder:
 
     def epoch(self, report: EpochReport) -> None:
         self.history.add(report)
-        self.history.save()
+        with contextlib.suppress(UnavailableError):  # the next epoch writes this one's line too
+            self.history.save()
 
     def done(self, bundle_uri: str) -> None:
         self.history.finish(bundle_uri)
