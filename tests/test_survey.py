@@ -396,6 +396,16 @@ def test_the_picture_shows_small_values_and_few_large_objects() -> None:
         assert bars[:, SIDE // 2 :].any(), "of the large one"
 
 
+def test_values_below_zero_are_as_bright_as_others() -> None:
+    """Decibels of a sonar or a radar lie below 0; alike ones were said to differ."""
+    near, far = discs(64, 6, 20), discs(64, 6, 20, "far")
+    dark = [replace(one, pixels=one.pixels.astype(np.float32) - 300 - i)
+            for i, one in enumerate([near, far])]  # fmt: skip
+    assert reason(chosen(dark), "normalize.kind").endswith("it fits any exposure")
+    darker = replace(far, pixels=far.pixels.astype(np.float32) - 400)
+    assert "from -200 to -100" in reason(chosen([dark[0], darker]), "normalize.kind")
+
+
 def test_what_is_given_is_kept() -> None:
     got = chosen(
         [discs(256, 10, 30)],

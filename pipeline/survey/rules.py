@@ -76,7 +76,7 @@ def choose_normalization(
         if len(whole.dtypes.values) > 1
         else f"images are bright to different degrees: their bright ends lie from {ends.low:.4g} "
         f"to {ends.high:.4g}"
-        if ends.high > 1.2 * ends.low
+        if ends.high - ends.low > 0.2 * abs(ends.low)  # which may be below 0
         else "it fits any exposure"
     )
     return "percentile", f"{low:g} to {high:g} of each image; {why}"
