@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jobs._command import command
 from jobs._log import Log, Tell, log_to
-from jobs._main import DONE, SAVED, run_job, watched
+from jobs._main import DONE, SAVED, Terminated, run_job, watched
 from jobs._survey import tell_choices, tell_notes
 from pipeline import storage
 from pipeline.config import TrainSettings
@@ -30,22 +30,27 @@ def work(settings: TrainSettings) -> int:
 
 def _train(log: Log, settings: TrainSettings, meter: "Meter") -> int:
     from pipeline.distributed.train import train_bundle
-    from pipeline.training.unfinished import can_resume
+    from pipeline.training.unfinished import last_run
 
     def on_configured(found: "Survey", configuration: "Configuration") -> None:
         tell_notes(log, found.findings)
         tell_choices(log, configuration.choices, "setting")
 
+    before = last_run(settings)
     try:
         with log.progress("training") as tell:
             tell("progress", "reading images", share=0.0)
             course = _Course(log, tell, meter)
             result = train_bundle(settings, course, on_configured)
-    except StoppedError as stopped:
-        kept = can_resume(settings)
+    except (StoppedError, Terminated) as stopped:
+        run = last_run(settings)  # that of before is still there where --restart had not begun
+        kept = run is not None and (settings.resume or run != before)
         again = {"resume": True, "restart": False} if kept else {}
         text = "this goes on with it" if kept else "this begins anew"
-        log.tell("stopped", f"{stopped}; {text}:\n{command(settings.model_copy(update=again))}")
+        log.tell(
+            "stopped",
+            f"{str(stopped) or 'stopped'}; {text}:\n{command(settings.model_copy(update=again))}",
+        )
         return SAVED
     _tell_figures(log, result.validation)
     if settings.max_minutes and course.steps < _FEW_STEPS:

@@ -1,5 +1,6 @@
 """Nothing is lost when a training is stopped, or when one of its workers dies."""
 
+import os
 import shlex
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from jobs import train
-from jobs._main import read_settings
+from jobs._main import read_settings, run_job
 from pipeline.config import (
     ConfiguredSettings,
     MethodSettings,
@@ -36,7 +37,7 @@ from pipeline.distributed.session import ray_session
 from pipeline.distributed.streaming import StreamedSamples
 from pipeline.distributed.survey import survey
 from pipeline.distributed.train import lost_workers, train_bundle
-from pipeline.errors import LeaseError, SettingsError, TesseraError
+from pipeline.errors import LeaseError, SettingsError, StoppedError, TesseraError
 from pipeline.labels import open_data
 from pipeline.models.bundle import load_spec
 from pipeline.survey.facts import data_hash, measure_image
@@ -164,6 +165,44 @@ def test_sigterm_saves_and_the_line_that_is_printed_resumes(annotated: str, tmp_
     assert not (output / "checkpoints").exists()
     with pytest.raises(SettingsError, match="holds a finished model; --restart trains it anew"):
         train.work(settings.model_copy(update={"resume": True}))
+
+
+def test_a_training_that_is_stopped_before_it_began_prints_the_line_that_begins_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At once, however long its images take to be read."""
+
+    def reads_for_hours(*given: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr("pipeline.distributed.train.train_bundle", reads_for_hours)
+    flags = ["--data", "d", "--output", str(tmp_path / "model"), "--crop", "64"]
+    before = time.monotonic()
+    assert run_job(TrainSettings, train.work, flags) == 0
+    assert time.monotonic() - before < 30
+    *_, told, line = capsys.readouterr().out.strip().splitlines()
+    assert told == "stopped; this begins anew:"
+    assert read_settings(TrainSettings, shlex.split(line)[3:]) == read_settings(
+        TrainSettings, flags
+    )
+
+
+@pytest.mark.parametrize("flag", ["--restart", "--resume"])
+def test_the_line_of_one_that_is_stopped_early_does_not_turn_restart_into_resume(
+    flag: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_for("d", tmp_path / "model")
+    configured = ConfiguredSettings(**dict(settings) | {"channels": 3, "zoom": 1, "batch_size": 8})
+    mark_unfinished(settings, configured, CLASSES, "of before", None)
+
+    def stopped(*given: object) -> None:
+        raise StoppedError("stopped")
+
+    monkeypatch.setattr("pipeline.distributed.train.train_bundle", stopped)
+    flags = ["--data", "d", "--output", settings.output, flag]
+    assert run_job(TrainSettings, train.work, flags) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1].endswith(flag)
 
 
 def test_a_snapshot_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:

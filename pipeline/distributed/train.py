@@ -127,7 +127,6 @@ def train_bundle(
         without_known_notices(),
         ray_session() as resources,
         unwrapped_errors(),
-        stop_on_signals(signal.SIGTERM) as stop,
     ):
         fewest, most = settings.worker_range or (resources.gpus or resources.nodes,) * 2
         check_fits(fewest, resources)
@@ -139,8 +138,6 @@ def train_bundle(
         configured = configuration.settings
         _check_shares(configured, most)
         on_configured(loaded.survey, configuration)
-        if stop.is_set():
-            raise StoppedError("stopped before the first step")
         run = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:4]}"
         job = TrainJob(
             settings=configured,
@@ -158,7 +155,11 @@ def train_bundle(
         found = data_hash(loaded.survey.facts)
         if unfinished and (changed := unfinished.data_changed(found)):
             on_report(Notice(changed))
-        with alone(settings, lambda text: on_report(Notice(text))) as lease:
+        # Until here there is nothing to save: a signal ends what goes on, however long it takes.
+        with (
+            stop_on_signals(signal.SIGTERM) as stop,
+            alone(settings, lambda text: on_report(Notice(text))) as lease,
+        ):
             mark_unfinished(settings, configured, data.classes, run, unfinished, found)
             with recording(configured, on_report) as recorders:
                 with listening(recorders, (stop, lease.lost)) as mailbox:

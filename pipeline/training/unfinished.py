@@ -130,9 +130,10 @@ def check_writable(settings: TrainSettings) -> None:
         storage.check_writable(storage.join(checkpoints_uri(settings), STATE_NAME))
 
 
-def can_resume(settings: TrainSettings) -> bool:
-    """Whether a training to this output was begun and not finished."""
-    return storage.exists(marker_uri(settings))
+def last_run(settings: TrainSettings) -> str | None:
+    """Of the training to this output that was begun and not finished; None where there is none."""
+    marker = _read_marker(settings)
+    return marker.runs[-1] if marker else None
 
 
 @contextlib.contextmanager
