@@ -48,6 +48,7 @@ from pipeline.training.samples import CachedSamples
 from pipeline.training.state import Snapshot, TrainingState, load_snapshot, save_snapshot
 from pipeline.training.unfinished import (
     Unfinished,
+    check_unchanged,
     checkpoints_uri,
     find_unfinished,
     mark_unfinished,
@@ -271,6 +272,47 @@ def test_a_training_that_ended_before_it_began_is_not_in_the_way(tmp_path: Path)
     snapshot = Snapshot(TrainingState(progress=1, finished=True), {"weight": torch.zeros(3)})
     save_snapshot(snapshot, f"{checkpoints_uri(settings)}/run/last")
     assert find_unfinished(settings) is None
+
+
+def leave_snapshot(settings: TrainSettings, run: str, done: int) -> Path:
+    """What a training leaves that was stopped after so many steps; the snapshot's file."""
+    configured = ConfiguredSettings(**dict(settings) | {"channels": 3, "zoom": 1, "batch_size": 8})
+    mark_unfinished(settings, configured, CLASSES, run, None)
+    folder = f"{checkpoints_uri(settings)}/{run}/at-{done}"
+    state = TrainingState(done=done, progress=done / 100)
+    save_snapshot(Snapshot(state, {"weight": torch.zeros(3)}), folder)
+    return Path(folder) / "state.json"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_training_that_was_stopped_while_another_read_its_images_is_kept(
+    annotated: str, tmp_path: Path
+) -> None:
+    settings = settings_for(annotated, tmp_path / "model", epochs=1)
+    left: list[Path] = []
+    with pytest.raises(SettingsError, match="holds an unfinished training, 40% done: --resume"):
+        train_bundle(
+            settings,
+            lambda report: None,
+            lambda survey, configuration: left.append(leave_snapshot(settings, "another", 40)),
+        )
+    assert left[0].exists()
+
+
+def test_a_training_resumes_only_from_the_newest_snapshot_there_is(tmp_path: Path) -> None:
+    """Another may go on with the same one, and stop or finish, before this one has its turn."""
+    settings = settings_for("data", tmp_path / "model", resume=True)
+    leave_snapshot(settings, "run", 40)
+    found = find_unfinished(settings)
+    assert found is not None
+    check_unchanged(settings, found)
+    leave_snapshot(settings, "another", 60)
+    with pytest.raises(SettingsError, match="another training wrote to"):
+        check_unchanged(settings, found)
+    (tmp_path / "model/training.json").unlink()  # as one that has finished leaves it
+    (tmp_path / "model/bundle.json").write_bytes(b"{}")
+    with pytest.raises(SettingsError, match="holds a finished model"):
+        check_unchanged(settings, found)
 
 
 @pytest.mark.parametrize("name", ["README.md", "checkpoints", "tensorboard"])

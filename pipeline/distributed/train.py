@@ -58,6 +58,7 @@ from pipeline.training.reports import Notice, OnReport, Validation, load_validat
 from pipeline.training.state import load_snapshot
 from pipeline.training.unfinished import (
     alone,
+    check_unchanged,
     check_writable,
     checkpoints_uri,
     find_unfinished,
@@ -160,6 +161,7 @@ def train_bundle(
             stop_on_signals(signal.SIGTERM) as stop,
             alone(settings, lambda text: on_report(Notice(text))) as lease,
         ):
+            check_unchanged(settings, unfinished)
             mark_unfinished(settings, configured, data.classes, run, unfinished, found)
             with recording(configured, on_report) as recorders:
                 with listening(recorders, (stop, lease.lost)) as mailbox:

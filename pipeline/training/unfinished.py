@@ -119,6 +119,23 @@ def find_unfinished(settings: TrainSettings) -> Unfinished | None:
     return newest
 
 
+def check_unchanged(settings: TrainSettings, before: Unfinished | None) -> None:
+    """Make sure, once nobody else trains here, that what `find_unfinished` said still holds.
+
+    Between the two the images were read: another training may have gone on, been stopped or
+    finished, and its snapshots or its model would be lost.
+
+    Raises:
+        SettingsError: it does not.
+    """
+    now = find_unfinished(settings)
+    if (now and now.uri) != (before and before.uri):
+        raise SettingsError(
+            f"setting output: another training wrote to {settings.output} while this one read its "
+            "images; give the same command again"
+        )
+
+
 def check_writable(settings: TrainSettings) -> None:
     """Find out before any image is read whether the output and the checkpoints can be written.
 
