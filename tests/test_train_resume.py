@@ -37,7 +37,7 @@ from pipeline.distributed.session import ray_session
 from pipeline.distributed.streaming import StreamedSamples
 from pipeline.distributed.survey import survey
 from pipeline.distributed.train import lost_workers, train_bundle
-from pipeline.errors import LeaseError, SettingsError, StoppedError, TesseraError
+from pipeline.errors import DataError, LeaseError, SettingsError, StoppedError, TesseraError
 from pipeline.labels import open_data
 from pipeline.models.bundle import load_spec
 from pipeline.survey.facts import data_hash, measure_image
@@ -45,7 +45,7 @@ from pipeline.synthetic import CLASSES
 from pipeline.tables.lease import hold_lease
 from pipeline.training.reports import EpochReport, Notice, StepReport
 from pipeline.training.samples import CachedSamples
-from pipeline.training.state import Snapshot, TrainingState, load_snapshot, save_snapshot
+from pipeline.training.state import Snapshot, TrainingState, load_whole_snapshot, save_snapshot
 from pipeline.training.unfinished import (
     Unfinished,
     check_unchanged,
@@ -219,9 +219,11 @@ def test_a_snapshot_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
     found = find_unfinished(settings.model_copy(update={"notes": "better ones"}))
     assert found is not None
     assert found.state.done == 20
-    whole = load_snapshot(found.uri)
-    assert whole is not None
+    whole = load_whole_snapshot(found.uri)
     assert torch.equal(whole.tensors["network.weight"], tensors["network.weight"])
+    for lost in ("at-30", "at-40"):
+        with pytest.raises(DataError, match=f"the checkpoint .*{lost} has gone or is damaged"):
+            load_whole_snapshot(f"{folder}/{lost}")
     anew = settings.model_copy(update={"resume": False, "restart": True})
     assert find_unfinished(anew) is None
     assert Path(folder).exists()  # as long as nothing is there in its place

@@ -30,7 +30,7 @@ from pipeline.training.pretrained import begin_with
 from pipeline.training.reports import Notice, Validation, save_validation
 from pipeline.training.samples import CachedSamples
 from pipeline.training.spread import Some
-from pipeline.training.state import Snapshot, load_snapshot, save_snapshot
+from pipeline.training.state import Snapshot, load_whole_snapshot, save_snapshot
 from pipeline.training.tuning import decodings, images_to_tune_on, tune_decoding
 from pipeline.training.validation import look, validate
 from pipeline.training.world import from_first
@@ -221,9 +221,9 @@ def _replaced(progress: float) -> str:
 def _snapshot_to_resume(job: TrainJob) -> Snapshot | None:
     """The newest snapshot of this run, or the one that the run goes on from."""
     checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return load_snapshot(job.resume_from) if job.resume_from else None
-    return load_snapshot(uri_of(checkpoint, job.run_uri))
+    if checkpoint is not None:
+        return load_whole_snapshot(uri_of(checkpoint, job.run_uri))
+    return load_whole_snapshot(job.resume_from) if job.resume_from else None
 
 
 def _samples(split: str) -> Sequence[Sample]:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from pipeline import storage
-from pipeline.errors import MissingError
+from pipeline.errors import DataError, MissingError
 from pipeline.training.reports import Validation
 
 STATE_NAME = "state.json"
@@ -83,6 +83,21 @@ def load_snapshot(uri: str) -> Snapshot | None:
     if storage.content_hash(data) != state.tensors_hash:
         return None
     return Snapshot(state, safetensors.torch.load(data))
+
+
+def load_whole_snapshot(uri: str) -> Snapshot:
+    """The snapshot in a folder, which was whole when it was chosen.
+
+    Raises:
+        DataError: it is no longer, and to begin from scratch is not what was asked for.
+    """
+    snapshot = load_snapshot(uri)
+    if snapshot is None:
+        raise DataError(
+            f"the checkpoint {uri} has gone or is damaged: the same command with --resume goes on "
+            "from an older one, where there is one"
+        )
+    return snapshot
 
 
 def packed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
