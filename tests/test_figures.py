@@ -143,8 +143,8 @@ def test_validation_is_the_same_on_any_number_of_workers(
     save_validation(alone.validation, str(tmp_path))
     assert load_validation(str(tmp_path)) == alone.validation
     hurried = run(0, 1, threading.Barrier(1), seconds=0)
-    assert (hurried.images, hurried.validation.figures.images) == (1, 1)
-    assert alone.images == together[0].images == 7
+    assert hurried.validation.figures.images == 1
+    assert alone.validation.figures.images == 7
 
 
 @pytest.mark.parametrize("images", [1, 2, 7, 60, 1000])

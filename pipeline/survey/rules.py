@@ -109,30 +109,37 @@ def choose_zoom(
     """
     small, median = (diameter_quantile(train.diameters, share) for share in (_SMALL, 0.5))
     longer = train.longer_sides.quantile(0.5)
-    hurried = looks < _FEW_LOOKS
-    finest = recipe.detail * (_THIN_WIDTH if hurried else _LEAST_WIDTH)
-    least = [  # what there is, how many times as much as there has to be, in words
-        (small, small / (recipe.detail * _LEAST_SMALL), "a small object has a diameter of"),
-        (median, median / (recipe.detail * _LEAST_MEDIAN), "the median object has a diameter of"),
-        (longer, longer / recipe.crop, "half of the images are no longer than"),
+    finest = recipe.detail * (_THIN_WIDTH if looks < _FEW_LOOKS else _LEAST_WIDTH)
+    hurry = f" where there is time for {looks:.1f} looks at each image as large as it is"
+    least = [  # what there is, how many times as much as there has to be, in words, and a condition
+        (small, small / (recipe.detail * _LEAST_SMALL), "a small object has a diameter of", ""),
+        (
+            median,
+            median / (recipe.detail * _LEAST_MEDIAN),
+            "the median object has a diameter of",
+            "",
+        ),
+        (longer, longer / recipe.crop, "half of the images are no longer than", ""),
     ]
     for spec, pixels, edges in zip(classes, train.class_pixels, train.class_edges, strict=True):
         in_objects = spec.kind == "thing" and train.objects
         if spec.kind != "background" and edges and not in_objects:
             width = 2 * pixels / edges  # of a band: its area by its length, which has two sides
-            least.append((width, min(width / finest, 2.0), f"{spec.name} has a width of"))
+            wide = width >= 2 * recipe.detail * _LEAST_WIDTH
+            words, condition = f"{spec.name} has a width of", "" if wide else hurry
+            least.append((width, min(width / finest, 2.0), words, condition))
     known = [one for one in least if not math.isnan(one[0])]
-    size, times, words = min(known, key=lambda one: (one[1], one[0]))
+    size, times, words, condition = min(known, key=lambda one: (one[1], one[0]))
     reason = f"{words} {size:.0f} pixels"
     if len(known) == 1:
         return 1.0, "nothing that is annotated says how large things are"
     zoom = 2.0 ** -min(max(0, math.floor(math.log2(times))), _MOST_HALVINGS)
-    if zoom == 1:
-        return zoom, reason
-    reason += f": {size * zoom:.0f} are enough"
-    if hurried:
-        reason += f" where there is time for {looks:.1f} looks at each image as large as it is"
-    return zoom, f"{reason}, and the network sees more and learns faster"
+    if zoom < 1:
+        reason += (
+            f": {size * zoom:.0f} are enough{condition}, and the network sees more and learns "
+        )
+        reason += "faster"
+    return zoom, reason
 
 
 def wanted_depth(recipe: Recipe, train: SplitFingerprint, classes: Classes) -> tuple[int, str]:
@@ -177,7 +184,7 @@ def choose_crop(
         )
     longer = _usual_side(train.longer_sides, side)
     if longer < side:
-        side, reason = longer, f"half of the images are no longer than {longer} pixels"
+        side, reason = longer, f"half of the crops are of images no longer than {longer} pixels"
     return max(16, -(-side // step) * step), f"{reason}; a multiple of {step}"
 
 

@@ -304,13 +304,14 @@ class Training:
             with_overlays=self.settings.record.tensorboard and pictured,
             seconds=self._seconds_to_validate() if is_first else math.inf,
         )
-        if found.images < images:
-            self._look_at(found.images)
+        looked_at = found.validation.figures.images
+        if looked_at < images:
+            self._look_at(looked_at)
             yield Notice(
-                f"{found.images} of the {images:,} validation images are looked at, spread evenly "
+                f"{looked_at:,} of the {images:,} validation images are looked at, spread evenly "
                 "over them: for more there is no time (--validation-share)"
             )
-        state.validation_images = found.images
+        state.validation_images = looked_at
         report = EpochReport(
             epoch=epoch,
             step=state.done,

@@ -52,8 +52,6 @@ class Validated:
 
     validation: Validation
     overlays: tuple[Overlay, ...]
-    images: int
-    """That were looked at: the first ones."""
     decoding_seconds: float = field(compare=False)
     """Of its time, what this process took to decode and judge its share."""
 
@@ -119,7 +117,7 @@ def validate(
     images = [parts[i % world][1][i // world] for i in range(count)]
     overlays = tuple(one.overlay for one in images if one.overlay is not None)
     whole: NDArray[np.int64] = np.sum([part[0] for part in parts], axis=0)
-    return Validated(_measure(images, whole, method), overlays, count, decoding)
+    return Validated(_measure(images, whole, method), overlays, decoding)
 
 
 def look(
