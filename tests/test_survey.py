@@ -511,6 +511,8 @@ def test_images_of_narrow_classes_are_reduced_where_there_is_time_for_few_looks(
     )
     for leisurely in ({"max_minutes": 3}, {"epochs": 1}, {"max_minutes": 1, "hardware": SERVER}):
         assert chosen(many, bands, instances=False, **leisurely).settings.zoom == 1
+    small = chosen([stuff(poles[:400, :400])] * 80, bands, instances=False, max_minutes=1)
+    assert small.settings.zoom == 1, "half of it is less than a crop"
     large = chosen([discs(1024, 40, 120)] * 12, max_minutes=1)
     assert "time" not in reason(large, "zoom"), "these would be reduced in any case"
     poles[:, 2::200] = poles[:, 3::200] = 0

@@ -119,7 +119,12 @@ def choose_zoom(
             "the median object has a diameter of",
             "",
         ),
-        (longer, longer / recipe.crop, "half of the images are no longer than", ""),
+        (
+            longer,
+            longer / _suited_side(recipe, train, classes),
+            "half of the images are no longer than",
+            "",
+        ),
     ]
     for spec, pixels, edges in zip(classes, train.class_pixels, train.class_edges, strict=True):
         in_objects = spec.kind == "thing" and train.objects
@@ -169,9 +174,8 @@ def choose_crop(
     step = 2**depth
     median = diameter_quantile(train.diameters, 0.5)
     large = _large_diameter(train)
-    is_scene = math.isnan(median) or _has_surroundings(classes)
-    side = recipe.scene if is_scene else recipe.crop
-    reason = f"suits a {recipe.name}"
+    side, reason = _suited_side(recipe, train, classes), f"suits a {recipe.name}"
+    is_scene = _is_scene(train, classes)
     if is_scene:
         reason = f"{reason}, and shows what is around: that says what something is"
     if large * _CROP_DIAMETERS > side:
@@ -198,6 +202,16 @@ def _usual_side(longer_sides: Tally[int], crop: int) -> int:
     """The longer side of the images that most crops come from: large ones give more than one."""
     crops = [(side, times * max(1, round(side / crop))) for side, times in longer_sides.counts]
     return Tally(tuple(crops)).quantile(0.5)
+
+
+def _suited_side(recipe: Recipe, train: SplitFingerprint, classes: Classes) -> int:
+    """Of a crop, before objects and images have their say."""
+    return recipe.scene if _is_scene(train, classes) else recipe.crop
+
+
+def _is_scene(train: SplitFingerprint, classes: Classes) -> bool:
+    """Whether a crop should show more than an object: what is around says what something is."""
+    return math.isnan(diameter_quantile(train.diameters, 0.5)) or _has_surroundings(classes)
 
 
 def _has_surroundings(classes: Classes) -> bool:
