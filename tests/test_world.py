@@ -1,5 +1,7 @@
 """The number of workers changes how fast a training is, and nothing else; nor does a stop."""
 
+import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +23,14 @@ from pipeline.config import (
     SamplingSettings,
     TrainSettings,
 )
+from pipeline.errors import SettingsError
 from pipeline.methods import build_method
 from pipeline.models.unet import UNet
 from pipeline.records import VOID, Label, Sample
 from pipeline.synthetic import CLASSES, make_scene
 from pipeline.training import loop
 from pipeline.training.average import WeightAverage
-from pipeline.training.crops import CropSource
+from pipeline.training.crops import Batch, CropSource
 from pipeline.training.loop import SaveDue, Training
 from pipeline.training.reports import EpochReport, Notice, StepReport
 from pipeline.training.samples import CachedSamples
@@ -288,6 +291,31 @@ def test_of_equally_good_weights_those_that_learned_longest_are_kept(tmp_path: P
     weights = training.average.network.state_dict()
     for name, tensor in training.best.items():
         assert torch.equal(tensor, weights[name].cpu()), name
+
+
+def test_one_step_without_a_finite_gradient_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = itertools.count(1)
+    loss = loop.Training._loss
+
+    def broken_once(self: Training, batch: Batch) -> torch.Tensor:
+        return loss(self, batch) * (math.nan if next(losses) == 5 else 1)
+
+    monkeypatch.setattr(loop.Training, "_loss", broken_once)
+    reports: list[EpochReport | Notice] = []
+    training = train(Case("unlucky"), tmp_path, reports=reports)
+    notices = [one.text for one in reports if isinstance(one, Notice)]
+    assert notices == ["step 5 has no finite gradient, and is left out"]
+    assert training.state.done == STEPS
+    assert all(one.loss > 0 for one in reports if isinstance(one, EpochReport))
+    assert all(tensor.isfinite().all() for tensor in training.network.state_dict().values())
+
+
+def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
+    wild = OptimizerSettings(kind="adamw", learning_rate=1e30)
+    with pytest.raises(SettingsError, match=r"learning_rate: 1e\+30 makes the training diverge"):
+        train(Case("wild"), tmp_path, epochs=30, optimizer=wild)
 
 
 def test_the_average_follows_the_weights() -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.collective import is_alone, rank_and_world
 from pipeline.config import ConfiguredSettings
+from pipeline.errors import SettingsError
 from pipeline.memory import give_back_free_memory, peak_memory
 from pipeline.methods import build_method
 from pipeline.methods.base import Method
@@ -54,6 +55,7 @@ _SOON_OVER = 0.05  # of the training that is left: the last validation is near e
 _DECODING_SHARE = 0.1  # of the time that may be kept for decodings at the end
 _MARGIN = 1.15  # on the time that the last validation is expected to take
 _SHORT = 20.0  # seconds: a validation that takes no longer is not worth cutting
+_MOST_LOST = 10  # steps one after the other whose gradients are no numbers: it won't recover
 _SURPRISE = 2.0  # times the one before that a validation is taken to need: a busy moment passes
 
 
@@ -151,9 +153,14 @@ class Training:
         self.state.first = self.schedule.first
         self.stop = False
         self.saved = time.time()
+        self._lost = 0  # steps up to now, one after the other, that changed nothing
 
     def run(self) -> Iterator[EpochReport | Notice | SaveDue]:
-        """Train to the end of the schedule, or until told to stop."""
+        """Train to the end of the schedule, or until told to stop.
+
+        Raises:
+            SettingsError: it diverges.
+        """
         while not self.state.finished:
             yield from self._train_epoch()
             beat = self._beat()
@@ -202,7 +209,7 @@ class Training:
         shape = (settings.batch_size, self.train.channels, settings.crop, settings.crop)
         return Recorded(network, shape, self.dtype)
 
-    def _train_epoch(self) -> Iterator[SaveDue]:
+    def _train_epoch(self) -> Iterator[Notice | SaveDue]:
         """Steps until the epoch or the time ends, somebody says so, or a validation is overdue."""
         settings, state = self.settings, self.state
         rank, world = rank_and_world()
@@ -224,7 +231,9 @@ class Training:
                 start = time.time()
                 loss = self._step([next(ready) for _ in range(parts)])
                 state.training_seconds += time.time() - start
-                state.loss_sum += loss
+                state.loss_sum += loss if math.isfinite(loss) else 0.0
+                if self._lost == 1:
+                    yield Notice(f"step {state.done:,} has no finite gradient, and is left out")
                 speed = self._pixels(state.done - first) / (time.time() - began)
                 report = StepReport(
                     state.epoch, state.done, loss, self._rate(), state.progress, speed
@@ -244,12 +253,25 @@ class Training:
                 loss = self._loss(batch) * share
                 loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.optimizer.clip_norm)
-        self.optimizer.step()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.optimizer.clip_norm)
         self.state.done += 1
         self.state.step += 1
-        self.average.update(self.state.done)
+        # The norm is of the gradients of all workers: they agree.
+        if math.isfinite(norm):
+            self.optimizer.step()
+            self.average.update(self.state.done)
+        self._count_lost(math.isfinite(norm))
         return total
+
+    def _count_lost(self, learned: bool) -> None:
+        """One step that is lost is bad luck; many are weights that nothing brings back."""
+        self._lost = 0 if learned else self._lost + 1
+        if self._lost == _MOST_LOST:
+            rate, first = self.settings.optimizer.learning_rate, self.state.done - _MOST_LOST + 1
+            raise SettingsError(
+                f"setting optimizer.learning_rate: {rate:g} makes the training diverge: since step "
+                f"{first:,} no gradient is finite; give less, with --restart"
+            )
 
     def _rate(self) -> float:
         """The learning rate at this point of the schedule."""
