@@ -99,6 +99,28 @@ def test_with_a_token_on_this_machine_too(tmp_path: Path) -> None:
     assert commits(tmp_path / "out") == 1
 
 
+@pytest.mark.slow
+def test_where_tmpdir_is_too_deep_for_sockets_ray_takes_another(tmp_path: Path) -> None:
+    write_annotated(str(tmp_path), [(64, 64)], ["test"], seed=1)
+    deep = tmp_path / ("deep" * 20)
+    deep.mkdir()
+    words = predict_words(str(tmp_path / "images"), "models/nuclei", str(tmp_path / "out"))
+    job = Job.start(words, tmp_path / "log", TMPDIR=str(deep))
+    assert job.wait() == 0, job.text()
+    assert commits(tmp_path / "out") == 1
+
+
+def test_a_folder_that_ray_may_not_write_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def refuse(store_bytes: int) -> None:
+        raise OSError(30, "Read-only file system", "/tmp/ray")
+
+    monkeypatch.setattr(session, "_start_here", refuse)
+    with pytest.raises(TesseraError, match="'/tmp/ray'; RAY_TMPDIR names another folder"):
+        session._connect(1)
+
+
 def test_a_cluster_without_workers_is_refused() -> None:
     head = Resources(nodes=1, cpus=0, gpus=0, largest_node_cpus=0, largest_node_memory=1 << 30)
     with pytest.raises(TesseraError, match="has no node to compute on"):

@@ -25,6 +25,8 @@ from pipeline.errors import DataProblems, SettingsError, StoppedError, TesseraEr
 _ours: list[int] = []
 """Bytes of the object store of the connection that `ray_session` made; empty without one."""
 _STARTS = 3
+_LONGEST_TMPDIR = 38
+"""Bytes: the sockets that Ray makes below it have names of 69 more, and the kernel takes 107."""
 _STORE_BYTES = 2 << 30  # of the object store on this machine; what is in flight is a part of it
 
 
@@ -97,11 +99,15 @@ def _connect_patiently(store_bytes: int) -> None:
                 continue  # on a busy machine its half a minute may be too short
             where = "on this machine" if local else f"at {os.environ['RAY_ADDRESS']}"
             reason = " ".join(str(error).split())[:200]
+            if local and isinstance(error, OSError):
+                reason += "; RAY_TMPDIR names another folder for its files"
             raise TesseraError(f"Ray did not start {where}: {reason}") from error
 
 
 def _start_here(store_bytes: int) -> None:
     _stay_on_loopback()
+    if len(os.environ.get("TMPDIR", "")) > _LONGEST_TMPDIR:  # as those of batch systems are
+        os.environ.setdefault("RAY_TMPDIR", "/tmp")
     # Nobody announces that this machine will go; the process that would listen costs 1 % of a core.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray.init(
