@@ -1,5 +1,6 @@
 """Law 3: tiled equals whole, the same objects, masks and counts, whatever the parts are."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,21 @@ def test_parts_leave_out_the_doubtful_objects_of_the_whole(
     found = in_parts(tmp_path / "parts", method, 60 + 50 * seed, pixels, cut_maps(maps))
     assert len(expected.objects) == (scores >= np.float32(least)).sum() < len(scores)
     assert_same(found, expected)
+
+
+def test_a_part_full_of_specks_needs_little_more_memory_than_pixels(tmp_path: Path) -> None:
+    """A network that is lost in noise finds tens of thousands of objects where few are."""
+    side = 512
+    specks = np.zeros((side, side), np.uint8)
+    specks[::2, ::2] = 1
+    method = build_method(MethodSettings(name="semantic", min_area=1), CLASSES)
+    maps = {"class": specks, "confidence": np.full_like(specks, 200)}
+    tracemalloc.start()
+    found = in_parts(tmp_path, method, side, specks[..., None], cut_maps(maps))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found.objects) == side**2 // 4
+    assert peak < 400 * side**2
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from pipeline.exporting.geojson import outline, runs_in_image
+from pipeline.predicting import merging
 from pipeline.predicting.merging import decode_runs, encode_runs, merge_sums
-from pipeline.predicting.objects import ObjectSums, measure_objects, measures_of
+from pipeline.predicting.objects import ObjectSums, measure_objects, measures_of, sum_objects
 from pipeline.synthetic import make_scene
 
 
@@ -49,7 +50,7 @@ def test_an_object_of_any_size_has_the_measures_of_its_parts(side: int) -> None:
         areas=np.full(count, n * n),
         moments=np.tile(np.array(moments), (count, 1)),
         values=nothing,
-        squares=nothing,
+        deviations=nothing,
     )
     found = measures_of(merge_sums(parts, np.zeros(count, np.int64), 1), [""], side, side)
     assert found.areas == [side**2]
@@ -92,6 +93,53 @@ def test_runs_are_those_of_the_mask(seed: int) -> None:
         drawn[y0:y1, x] += 1
     assert np.array_equal(drawn, mask)
     assert encode_runs(runs, (7, 11, 7 + height, 11 + width)) == code
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_run_of_any_length_is_one_that_others_read(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merging, "_LONGEST", 5)
+    rng = np.random.default_rng(seed)
+    mask = (rng.random((7, 12)) < 0.9).astype(np.uint8)
+    mask[:, 3:8] = 1
+    box = (0, 0, 7, 12)
+    code = encode_runs(
+        decode_runs(coco_mask.encode(np.asfortranarray(mask))["counts"].decode(), box), box
+    )
+    coded = {"size": [7, 12], "counts": code.encode()}
+    assert np.array_equal(coco_mask.decode(coded), mask)
+    plain = coco_mask.encode(np.asfortranarray(mask))
+    assert np.array_equal(coco_mask.toBbox(coded), coco_mask.toBbox(plain))
+    runs = decode_runs(code, box)
+    assert (runs[:, 2] - runs[:, 1]).sum() == mask.sum()
+
+
+def test_an_object_may_fill_its_box_of_ten_gigapixels() -> None:
+    """COCO's counts have 32 bits, and no column of it begins or ends a run."""
+    side = 100_000
+    x = np.arange(side)
+    filled = np.stack([x, 0 * x, 0 * x + side], 1).astype(np.int32)
+    box = (0, 0, side, side)
+    runs = decode_runs(encode_runs(filled, box), box)
+    assert (runs[:, 2] - runs[:, 1]).astype(np.int64).sum() == side**2
+
+
+@pytest.mark.parametrize(("dtype", "middle"), [("u2", 60_000), ("u4", 4e9), ("i4", -2e9),
+                                                ("f4", 1e6), ("f8", 1e12)])  # fmt: skip
+def test_intensities_far_from_0_differ_by_what_they_do(dtype: str, middle: float) -> None:
+    """Also those of an object that was measured in parts."""
+    rng = np.random.default_rng(0)
+    pixels = (middle + rng.normal(0, 20, (60, 60, 2)).round()).astype(dtype)
+    instances = np.ones((60, 60), np.int32)
+    expected = (pixels.astype(np.float64) - middle).std((0, 1))
+    found = measure_objects(instances, pixels, 1)
+    assert found.intensity_stds[0] == pytest.approx(expected, rel=1e-5)
+    halves = ObjectSums.joined([sum_objects(instances[y : y + 30], pixels[y : y + 30], 1, (y, 0))
+                                for y in (0, 30)])  # fmt: skip
+    merged = measures_of(merge_sums(halves, np.zeros(2, np.int64), 1), [""], 60, 60)
+    assert merged.intensity_stds[0] == pytest.approx(expected, rel=1e-5)
+    assert np.array_equal(merged.intensity_means, found.intensity_means)
 
 
 def test_an_object_is_exported_in_the_memory_of_its_outline() -> None:

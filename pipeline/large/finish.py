@@ -17,10 +17,11 @@ from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep, Opened
 from pipeline.large.label import Cut, read_cut, read_seams
 from pipeline.large.overlapping import ids_in_masks
+from pipeline.methods.base import likeliest
 from pipeline.predicting.merging import add_up, encode_runs, merge_sums
 from pipeline.predicting.objects import ObjectSums, measures_of
 from pipeline.predicting.stitch import Stitching, stitch
-from pipeline.records import Classes, SourceImage, thing_ids
+from pipeline.records import Classes, SourceImage
 from pipeline.scores import object_scores, sure_enough
 from pipeline.tables.growing import GrowingShard
 from pipeline.tables.masks import keep_in_tile, repaint_tile
@@ -123,7 +124,6 @@ def _crossing(
     typical_area: float,
     settings: MethodSettings,
 ) -> _Crossing:
-    things = np.array(sorted(thing_ids(classes)), np.uint8)
     cuts = [read_cut(keep, part) for part in range(len(grid))]
     part = np.repeat(np.arange(len(grid)), [len(cut.labels) for cut in cuts])
     label = np.concatenate([cut.labels for cut in cuts])
@@ -138,18 +138,13 @@ def _crossing(
         owner=owner,
         part=part,
         label=label,
-        class_ids=_likeliest(total, things),
-        said=_likeliest(votes, things),
+        class_ids=likeliest(total, classes),
+        said=likeliest(votes, classes),
         scores=scores,
         sums=sums,
         runs=[runs for cut in cuts for runs in cut.runs],
         kept=sure_enough(scores, settings),
     )
-
-
-def _likeliest(votes: NDArray[np.int64], things: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The class with most votes; a model without things has no objects either."""
-    return things[votes.argmax(1)] if len(things) else np.zeros(len(votes), np.uint8)
 
 
 def _joined(cuts: list[Cut], name: str) -> NDArray[np.int64]:

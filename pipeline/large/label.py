@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from pipeline.config import MethodSettings
 from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep, columns, list_rows, one_row
-from pipeline.methods.base import Ballot, PartitionMethod, count_votes, paint
+from pipeline.methods.base import Ballot, PartitionMethod, count_votes, likeliest, paint
 from pipeline.methods.components import keep_labels, renumbered
 from pipeline.predicting.merging import runs_of
 from pipeline.predicting.objects import ObjectSums, encode_masks, measures_of, sum_objects
 from pipeline.predicting.stitch import Seams
-from pipeline.records import Box, InstanceMap, Maps, Pixels, SemanticMap, thing_ids
+from pipeline.records import Box, Classes, InstanceMap, Maps, Pixels, SemanticMap
 from pipeline.scores import object_scores, sure_enough
 from pipeline.tables.masks import encode_tiles
 from pipeline.tables.schema import MASKS
@@ -48,27 +48,24 @@ class _Seen:
 
     instances: InstanceMap
     votes: NDArray[np.int64]
-    """(N, 256) pixels that say each class."""
+    """(N, T) pixels that say each class of things, in the order of ids."""
     certainty: NDArray[np.int64]
     """(N,) sum of 255 times the probability of each pixel."""
     cut: NDArray[np.int64]
     """Those that may go on in other parts."""
 
     @classmethod
-    def of(cls, labels: InstanceMap, ballot: Ballot, core: Box, grid: Grid) -> "_Seen":
+    def of(
+        cls, labels: InstanceMap, ballot: Ballot, classes: Classes, core: Box, grid: Grid
+    ) -> "_Seen":
         instances, n = renumbered(labels)
-        votes = count_votes(instances, n, ballot)
+        votes = count_votes(instances, n, ballot, classes)
         certainty = _certainty(instances, n, ballot)
         return cls(instances, votes, certainty, _cut_labels(instances, core, grid))
 
     @property
     def n(self) -> int:
         return len(self.certainty)
-
-    @property
-    def class_ids(self) -> NDArray[np.uint8]:
-        likeliest: NDArray[np.uint8] = self.votes.argmax(1).astype(np.uint8)
-        return likeliest
 
     def without_doubtful(self, typical_area: float, settings: MethodSettings) -> "_Seen":
         """Those that are sure enough, as far as that can be told from one part."""
@@ -108,8 +105,9 @@ def label_part(
     y, x = core.y0 - window.y0, core.x0 - window.x0
     inside = (slice(y, y + core.y1 - core.y0), slice(x, x + core.x1 - core.x0))
     ballot = method.ballot({name: plane[inside] for name, plane in maps.items()})
-    seen = _Seen.of(labels[inside], ballot, core, grid)
-    semantic = paint(maps["class"][inside], seen.instances, seen.class_ids, method.classes)
+    seen = _Seen.of(labels[inside], ballot, method.classes, core, grid)
+    said = likeliest(seen.votes, method.classes)
+    semantic = paint(maps["class"][inside], seen.instances, said, method.classes)
     typical_area = method.typical_area(scale)
     found = seen.without_doubtful(typical_area, method.settings)
     instances, n, cut = found.instances, found.n, found.cut
@@ -120,14 +118,14 @@ def label_part(
     certain = object_scores(
         found.certainty[whole - 1], measures.areas, typical_area, method.settings
     )
-    class_ids = found.class_ids[whole - 1]
+    class_ids = likeliest(found.votes[whole - 1], method.classes)
     rows = object_rows(key, whole, class_ids, certain, measures, method.classes)
     keep.write("objects", part, rows)
     keep.write("masks", part, tiles_table(semantic, instances, n, core, key))
     going_on = Cut(
         cut,
         sums.take(cut - 1),
-        found.votes[cut - 1][:, sorted(thing_ids(method.classes))],
+        found.votes[cut - 1],
         found.certainty[cut - 1],
         runs_of(instances, cut.tolist(), core[:2]),
     )
@@ -157,7 +155,7 @@ def read_cut(keep: Keep, part: int) -> Cut:
             table["area"].to_numpy(),
             list_rows(table, "moments"),
             list_rows(table, "values"),
-            list_rows(table, "squares"),
+            list_rows(table, "deviations"),
         ),
         list_rows(table, "votes"),
         table["certainty"].to_numpy(),
@@ -175,7 +173,7 @@ def cut_table(cut: Cut) -> pa.Table:
             "area": sums.areas,
             "moments": sums.moments,
             "values": sums.values,
-            "squares": sums.squares,
+            "deviations": sums.deviations,
             "votes": cut.votes,
             "certainty": cut.certainty,
         }

@@ -30,6 +30,7 @@ from pipeline.records import (
     ObjectMask,
     Segmentation,
     SemanticMap,
+    thing_ids,
 )
 from pipeline.scores import object_scores, sure_enough
 
@@ -129,8 +130,7 @@ class PartitionMethod(Method):
         scale = self.scale(maps)
         instances, n = renumbered(self.label(maps, scale))
         ballot = self.ballot(maps)
-        votes = count_votes(instances, n, ballot)
-        class_ids = votes.argmax(1).astype(np.uint8)
+        class_ids = likeliest(count_votes(instances, n, ballot, self.classes), self.classes)
         areas = np.bincount(instances.ravel(), minlength=n + 1)[1:]
         certainty = np.bincount(instances.ravel(), ballot.certainty.ravel(), minlength=n + 1)[1:]
         scores = object_scores(certainty, areas, self.typical_area(scale), self.settings)
@@ -210,11 +210,22 @@ class Ballot:
     """The probability that it belongs to an object, times 255."""
 
 
-def count_votes(instances: InstanceMap, n: int, ballot: Ballot) -> NDArray[np.int64]:
-    """(N, 256) how many pixels of each object say each class."""
+def count_votes(
+    instances: InstanceMap, n: int, ballot: Ballot, classes: Classes
+) -> NDArray[np.int64]:
+    """(N, T) how many pixels of each object say each class of things, in the order of ids."""
+    things = sorted(thing_ids(classes))
+    place = np.zeros(256, np.int64)
+    place[things] = np.arange(len(things))
     claimed = instances > 0
-    cells = (instances[claimed].astype(np.int64) - 1) * 256 + ballot.thing[claimed]
-    return np.bincount(cells, minlength=n * 256).reshape(n, 256)
+    cells = (instances[claimed].astype(np.int64) - 1) * len(things) + place[ballot.thing[claimed]]
+    return np.bincount(cells, minlength=n * len(things)).reshape(n, len(things))
+
+
+def likeliest(votes: NDArray[np.int64], classes: Classes) -> NDArray[np.uint8]:
+    """(N,) the class with most of (N, T) votes; a model without things has no objects either."""
+    things = np.array(sorted(thing_ids(classes)), np.uint8)
+    return things[votes.argmax(1)] if len(things) else np.zeros(len(votes), np.uint8)
 
 
 def paint(

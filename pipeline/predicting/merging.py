@@ -7,6 +7,7 @@ Legend: G objects, N parts, R runs.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,10 @@ from pipeline.predicting.objects import ObjectSums
 from pipeline.records import InstanceMap
 
 T = TypeVar("T", bound=np.generic)
+
+_LONGEST = (
+    2**29 - 1
+)  # pixels of a run: what six characters of COCO's code tell, and maskApi.c holds
 
 
 def merge_sums(parts: ObjectSums, owner: NDArray[np.int64], n: int) -> ObjectSums:
@@ -45,13 +50,15 @@ def merge_sums(parts: ObjectSums, owner: NDArray[np.int64], n: int) -> ObjectSum
         ],
         axis=1,
     )
-    return ObjectSums(
+    whole = ObjectSums(
         boxes=boxes,
         areas=add_up(parts.areas, owner, n),
         moments=add_up(moved, owner, n),
         values=add_up(parts.values, owner, n),
-        squares=add_up(parts.squares, owner, n),
+        deviations=add_up(parts.deviations, owner, n),
     )
+    apart = (parts.means - whole.means[owner]) ** 2 * parts.areas[:, None]
+    return replace(whole, deviations=whole.deviations + add_up(apart, owner, n))
 
 
 def add_up(values: NDArray[T], owner: NDArray[np.int64], n: int) -> NDArray[T]:
@@ -91,12 +98,26 @@ def encode_runs(runs: NDArray[np.int32], box: Sequence[int]) -> str:
     starts, ends = starts[order], ends[order]
     begins = np.append(True, starts[1:] > ends[:-1])  # others go on where the last one ended
     borders = np.stack([starts[begins], ends[np.append(begins[1:], True)]], 1).ravel()
-    counts = np.diff(borders, prepend=0)
+    counts = _in_steps(np.diff(borders, prepend=0))
     if borders[-1] < height * width:
         counts = np.append(counts, height * width - borders[-1])
     code = {"size": [height, width], "counts": counts.tolist()}
     compressed: bytes = coco_mask.frPyObjects(code, height, width)["counts"]
     return compressed.decode("ascii")
+
+
+def _in_steps(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Lengths of gaps and runs in turn; runs that are too long as several, without gaps between.
+
+    A gap in an object's box is never as long, and a run of nothing would widen COCO's own boxes.
+    """
+    if counts[1::2].max() <= _LONGEST:
+        return counts
+    steps = []
+    for gap, run in counts.reshape(-1, 2).tolist():
+        more = (run - 1) // _LONGEST
+        steps += [gap, *[_LONGEST, 0] * more, run - more * _LONGEST]
+    return np.array(steps, np.int64)
 
 
 def decode_runs(rle: str, box: Sequence[int]) -> NDArray[np.int32]:

@@ -9,7 +9,7 @@ Legend: H height, W width, C channels, N objects, P object pixels.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +37,13 @@ class ObjectSums:
     """
     values: NDArray[np.float64]
     """(N, C) of each channel, in the file's own units."""
-    squares: NDArray[np.float64]
-    """(N, C)."""
+    deviations: NDArray[np.float64]
+    """(N, C) of the squares of how far each pixel's value is from the mean of them."""
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """(N, C) of each channel; 0 of an object without pixels."""
+        return self.values / np.maximum(self.areas, 1)[:, None]
 
     def take(self, index: NDArray[np.int64]) -> "ObjectSums":
         """Those of some of the objects."""
@@ -102,14 +107,17 @@ def _sum_pixels(
     y, x = rows - boxes[owner, 0], columns - boxes[owner, 1]
     products = [p.astype(np.float64) for p in (y, x, y * y, x * x, y * x)]
     found = pixels[rows, columns].astype(np.float64)
-    return ObjectSums(
+    sums = ObjectSums(
         boxes=boxes + np.tile(np.array(corner), 2),
         areas=np.bincount(owner, minlength=n).astype(np.int64),
         # As doubles they are exact up to 2^53, which a region's sums never reach.
         moments=_sums(owner, products, n).astype(np.int64),
         values=_sums(owner, list(found.T), n),
-        squares=_sums(owner, list((found * found).T), n),
+        deviations=np.zeros((n, pixels.shape[2])),
     )
+    # From the mean, not from 0: far from it, squares have no digits left for what differs.
+    found -= sums.means[owner]
+    return replace(sums, deviations=_sums(owner, list((found * found).T), n))
 
 
 def measures_of(sums: ObjectSums, rles: list[str], height: int, width: int) -> ObjectMeasures:
@@ -121,9 +129,7 @@ def measures_of(sums: ObjectSums, rles: list[str], height: int, width: int) -> O
     areas = np.maximum(sums.areas, 1)[:, None]
     mean = sums.moments.astype(np.float64) / areas
     major, minor, eccentricity = _ellipses(mean)
-    values = sums.values / areas
-    # Rounding may take a variance of nothing below it.
-    variances = np.maximum(sums.squares / areas - values**2, 0)
+    variances = sums.deviations / areas
     boxes = sums.boxes
     touches = (boxes[:, :2] == 0).any(1) | (boxes[:, 2:] == (height, width)).any(1)
     return ObjectMeasures(
@@ -133,7 +139,7 @@ def measures_of(sums: ObjectSums, rles: list[str], height: int, width: int) -> O
         major_axes=major,
         minor_axes=minor,
         eccentricities=eccentricity,
-        intensity_means=values.astype(np.float32),
+        intensity_means=sums.means.astype(np.float32),
         intensity_stds=np.sqrt(variances).astype(np.float32),
         truncated=touches,
         rles=rles,
