@@ -19,9 +19,8 @@ from pipeline.records import InstanceMap
 
 T = TypeVar("T", bound=np.generic)
 
-_LONGEST = (
-    2**29 - 1
-)  # pixels of a run: what six characters of COCO's code tell, and maskApi.c holds
+_LONGEST = 2**29 - 1
+"""Pixels of a run: what six characters of COCO's code tell, and maskApi.c holds."""
 
 
 def merge_sums(parts: ObjectSums, owner: NDArray[np.int64], n: int) -> ObjectSums:
