@@ -14,7 +14,7 @@ def work(settings: ExportSettings) -> int:
     from pipeline.exporting import FORMATS, WHOLE, choose_images, claim_target
     from pipeline.tables.dataset import OutputDataset
 
-    dataset = OutputDataset.open(settings.dataset)
+    dataset = OutputDataset.open(settings.dataset).at_one_moment()
     target = storage.absolute(settings.target)
     images = choose_images(dataset, settings.images)
     claim_target(target, dataset.uri, settings.to)

@@ -30,41 +30,36 @@ def draw_sheet(dataset: OutputDataset, images: int, side: int) -> Picture:
         DatasetError: no image is done yet.
         StorageError: the store does not answer; an image that is gone is told in its place.
     """
-    columns = ["image_id", "uri", "height", "width", "n_objects"]
+    dataset = dataset.at_one_moment()
+    columns = ["image_id", "uri", "height", "width", "n_objects", "shard"]
     table = dataset.read("images", columns).sort_by("uri")
     if table.num_rows == 0:
         raise DatasetError(f"{dataset.uri} holds no image yet")
     picks = np.unique(np.linspace(0, table.num_rows - 1, images).round().astype(int))
     rows = table.take(picks).to_pylist()
-    diameters = _diameters(dataset, [row["image_id"] for row in rows])
-    cells = [_cell(dataset, row, side, diameters.get(row["image_id"])) for row in rows]
+    cells = [_cell(dataset, row, side) for row in rows]
     across = int(np.ceil(np.sqrt(len(cells))))
     sheet = grid(cells, across)
     return np.vstack([sheet, legend(dataset.classes, sheet.shape[1])])
 
 
-def _diameters(dataset: OutputDataset, image_ids: list[str]) -> dict[str, float]:
-    """Pixels, of the mean object of each image that has any."""
-    columns = ["image_id", "n_objects", "object_area"]
-    counts = dataset.read("counts", columns, pc.field("image_id").isin(image_ids))
-    sums = counts.group_by("image_id").aggregate([(name, "sum") for name in columns[1:]])
-    return {
-        row["image_id"]: 2 * math.sqrt(row["object_area_sum"] / row["n_objects_sum"] / math.pi)
-        for row in sums.to_pylist()
-        if row["n_objects_sum"]
-    }
+def _diameter(dataset: OutputDataset, row: dict[str, Any]) -> float | None:
+    """Pixels, of the mean object of an image that has any."""
+    columns = ["n_objects", "object_area"]
+    counts = dataset.read_image("counts", columns, row["image_id"], row["shard"])
+    objects, area = (pc.sum(counts[name]).as_py() for name in columns)
+    return 2 * math.sqrt(area / objects / math.pi) if objects else None
 
 
-def _cell(
-    dataset: OutputDataset, row: dict[str, Any], side: int, diameter: float | None
-) -> Picture:
+def _cell(dataset: OutputDataset, row: dict[str, Any], side: int) -> Picture:
     name, size = storage.name_of(row["uri"]), (row["height"], row["width"])
     try:
         image = _open(row["uri"], dataset.spec.settings, size)
         if image.shape[:2] != size:
             return _placeholder(side, f"{name}: changed")
+        diameter = _diameter(dataset, row)
         box = _shown(*size, math.inf if diameter is None else side * max(1.0, diameter / _SEEN))
-        picture = _picture(dataset, row["image_id"], image.read(box), box, side)
+        picture = _picture(dataset, row, image.read(box), box, side)
     except MissingError:
         return _placeholder(side, f"{name}: gone")
     except RejectError:  # it could be read once
@@ -78,20 +73,25 @@ def _placeholder(side: int, caption: str) -> Picture:
     return frame(np.zeros((side, side, 3), np.uint8), side, caption)
 
 
-def _picture(dataset: OutputDataset, image_id: str, pixels: Pixels, box: Box, side: int) -> Picture:
+def _picture(
+    dataset: OutputDataset, row: dict[str, Any], pixels: Pixels, box: Box, side: int
+) -> Picture:
     """What is shown of an image, with its objects."""
-    where = pc.field("image_id") == image_id
+    where = pc.scalar(True)
     for low, high, first, last in (("y0", "y1", box.y0, box.y1), ("x0", "x1", box.x0, box.x1)):
         where = where & (pc.field(low) < last) & (pc.field(high) > first)
+    its = (row["image_id"], row["shard"])
     columns = ["y0", "x0", "y1", "x1", "semantic", "instances", "object_ids"]
-    semantic, instances = decode_window(dataset.read("masks", columns, where).to_pylist(), box)
+    semantic, instances = decode_window(
+        dataset.read_image("masks", columns, *its, where).to_pylist(), box
+    )
     scale = side / max(semantic.shape)
     if not dataset.spec.overlapping:
         return draw(pixels, semantic, instances, dataset.classes, scale)
     picture = draw(pixels, semantic, np.zeros_like(instances), dataset.classes, scale)
     columns = ["object_id", "class_id", *WHOLE_COLUMNS]
-    rows = dataset.read("objects", columns, where).to_pylist()
-    objects = [_moved(whole_object(row), box) for row in rows]
+    rows = dataset.read_image("objects", columns, *its, where).to_pylist()
+    objects = [_moved(whole_object(one), box) for one in rows]
     outline(picture, objects, dataset.classes, scale)
     return picture
 

@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from jobs import export
 from jobs._main import run_job
 from pipeline.config import ExportSettings, MethodSettings
+from pipeline.exporting import FORMATS, choose_images
 from pipeline.methods import build_method
 from pipeline.predicting.objects import measure_objects
 from pipeline.records import ClassSpec, PredictedImage, Segmentation, SourceImage
@@ -22,6 +23,7 @@ from pipeline.synthetic import CLASSES
 from pipeline.tables import masks
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.masks import decode_tiles
+from pipeline.tables.rewrite import Rewrite, rewrite, sweep
 from pipeline.tables.shard import Provenance, commit_shard
 from pipeline.tables.spec import DatasetSpec
 from tests.large_images import imagined_maps, nasty_scene
@@ -50,9 +52,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> OutputDataset:
 
 
 def labelled(
-    folder: Path, labels: np.ndarray, size: tuple[int, int] | None = None
+    folder: Path,
+    labels: np.ndarray,
+    size: tuple[int, int] | None = None,
+    name: str = "image",
 ) -> OutputDataset:
-    """A dataset of one image with these objects, which says to be of another size if you like."""
+    """A dataset of one image with these objects, which says to be of another size if you like.
+
+    Called again with another name, it has one more, in a shard of its own.
+    """
     spec = DatasetSpec(classes=CLASSES, model="model", settings={})
     dataset = OutputDataset.accepting(str(folder), spec)
     dataset.create()
@@ -62,9 +70,9 @@ def labelled(
         np.full(n, 2, np.uint8), np.ones(n, np.float32),
     )  # fmt: skip
     measures = measure_objects(labels, np.zeros((*labels.shape, 1), np.uint8), n)
-    source = SourceImage("0" * 12, "s3://bucket/image.tif", "1", 1)
+    source = SourceImage(f"id of {name}", f"s3://bucket/{name}.tif", "1", 1)
     image = PredictedImage(source, (*(size or labels.shape), 1), found, measures)
-    commit_shard(dataset.uri, [image], [], CLASSES, Provenance("shard", "run", "model"))
+    commit_shard(dataset.uri, [image], [], CLASSES, Provenance(f"{name}s", "run", "model"))
     return dataset
 
 
@@ -126,7 +134,10 @@ def test_polygons_cover_the_pixels_of_objects(dataset: OutputDataset, tmp_path: 
     for feature in found["features"]:
         polygon = shapely.from_geojson(json.dumps(feature["geometry"]))
         assert polygon.is_valid
-        assert polygon.area == areas[feature["id"]] == feature["properties"]["area"]
+        told = feature["properties"]
+        assert polygon.area == areas[feature["id"]] == told["area"]
+        # As QuPath has them; GIS tools read what is beside.
+        assert told["measurements"] == {"score": told["score"], "area": told["area"]}
         y, x = np.nonzero(whole == feature["id"])
         assert shapely.contains_xy(polygon, x + 0.5, y + 0.5).all()
 
@@ -135,6 +146,8 @@ def test_coco_loads_with_pycocotools(dataset: OutputDataset, tmp_path: Path) -> 
     (file,) = exported(dataset, "coco", tmp_path)
     coco = COCO(str(file))
     assert {c["name"] for c in coco.loadCats(coco.getCatIds())} == {"cell", "crystal"}
+    names = [image["file_name"] for image in coco.loadImgs(coco.getImgIds())]
+    assert names == ["a/one.tif", "b/one.tif", "b/two.tif"]  # from the folder they are all in
     for seed, image_id in ((1, 1), (2, 2), (3, 3)):
         whole = truth(dataset, seed)
         drawn = np.zeros_like(whole)
@@ -178,6 +191,32 @@ def test_an_image_that_coco_cannot_count_is_told_before_anything_is_written(
     assert "s3://bucket/image.tif has 65536 x 65536 pixels" in told
     assert "--to geojson" in told
     assert not (tmp_path / "coco/instances.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["tiff", "ome-zarr", "geojson", "coco"])
+def test_an_image_is_read_from_its_shard_alone(kind: str, tmp_path: Path) -> None:
+    """So that it costs the same however large the dataset is: nothing else of it is looked at."""
+    for name in ("one", "two"):
+        dataset = labelled(tmp_path / "out", np.eye(40, dtype=np.int32), name=name)
+    for table in ("objects", "masks"):
+        (tmp_path / f"out/{table}/twos.parquet").write_bytes(b"damaged")
+    assert exported(dataset, kind, tmp_path / "to", "--images", "one.tif")
+
+
+def test_images_that_are_moved_meanwhile_are_exported_all_the_same(tmp_path: Path) -> None:
+    labels = [np.eye(40, dtype=np.int32) * i for i in (1, 0)]
+    for name, one in zip(("one", "two"), labels, strict=True):
+        dataset = labelled(tmp_path / "out", one, name=name)
+    held = dataset.at_one_moment()
+    images = choose_images(held, None)
+    FORMATS["tiff"](held, images[0], str(tmp_path))
+    before = dataset.snapshot()
+    rewrite(before, Rewrite(tuple(before.shards), ""), lambda: None)
+    sweep(dataset.snapshot(), lambda: None)
+    assert not before.shards.keys() & dataset.snapshot().shards.keys()
+    FORMATS["tiff"](held, images[1], str(tmp_path))
+    for name, one in zip(("one", "two"), labels, strict=True):
+        assert np.array_equal(tifffile.imread(tmp_path / f"{name}.tif"), one)
 
 
 def test_nothing_to_export_is_told(dataset: OutputDataset, capsys: pytest.CaptureFixture) -> None:

@@ -79,6 +79,22 @@ def test_objects_are_large_enough_to_be_seen(
     assert told == [shown, "a.tif: 1 object" + ("" if shown == (60, 80) else ", its middle")]
 
 
+def test_what_is_drawn_is_read_and_no_more(dataset: OutputDataset, tmp_path: Path) -> None:
+    """A picture of nine images costs the same however many others there are."""
+    alone = overlay.draw_sheet(dataset, 1, 200)
+    nothing = np.zeros((60, 80), np.int32)
+    found = Segmentation(
+        nothing.astype(np.uint8), nothing, np.zeros(0, np.uint8), np.zeros(0, np.float32)
+    )
+    measures = measure_objects(nothing, np.zeros((60, 80, 1), np.uint8), 0)
+    source = SourceImage("z", str(tmp_path / "z.tif"), "1", 1)
+    other = PredictedImage(source, (60, 80, 1), found, measures)
+    commit_shard(dataset.uri, [other], [], CLASSES, Provenance("other", "run", "model"))
+    for table in ("objects", "masks", "counts"):
+        (tmp_path / f"out/{table}/other.parquet").write_bytes(b"damaged")
+    assert np.array_equal(overlay.draw_sheet(dataset, 1, 200), alone)
+
+
 @pytest.mark.parametrize("n", [3, 19])
 def test_a_legend_shows_every_class_in_a_colour_of_its_own(n: int) -> None:
     names = [f"traffic participant {i}" for i in range(n)]

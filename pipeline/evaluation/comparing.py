@@ -6,7 +6,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError, DatasetError
@@ -68,6 +67,7 @@ def evaluate(
     if by is not None and not all(by in image.attributes for image in images):
         raise DataError(f"the manifest of {data.uri} has no column {by}")
     _check_classes(dataset, data)
+    dataset = dataset.at_one_moment()
     rows = predicted_rows(dataset, images)
     results_of = cache(dataset.results_of)
     compared = []
@@ -152,7 +152,7 @@ def _compare(
             f"{image.name}: the label is {truth.semantic.shape[0]} x "
             f"{truth.semantic.shape[1]}, the predicted image {height} x {width}"
         )
-    found = _predicted(dataset, row["image_id"], height, width)
+    found = _predicted(dataset, row)
     things = thing_ids(data.classes)
     return _Compared(
         image=image,
@@ -163,14 +163,14 @@ def _compare(
     )
 
 
-def _predicted(dataset: OutputDataset, image_id: str, height: int, width: int) -> Segmentation:
-    its = pc.field("image_id") == image_id
+def _predicted(dataset: OutputDataset, row: Mapping[str, Any]) -> Segmentation:
+    its = (row["image_id"], row["shard"])
     columns = ["y0", "x0", "y1", "x1", "semantic", "instances", "object_ids"]
-    tiles = dataset.read("masks", columns, its).to_pylist()
+    tiles = dataset.read_image("masks", columns, *its).to_pylist()
     more = WHOLE_COLUMNS if dataset.spec.overlapping else ()
     names = ["object_id", "class_id", "score", *more]
-    rows = dataset.read("objects", names, its).sort_by("object_id")
-    semantic, instances = decode_tiles(tiles, height, width)
+    rows = dataset.read_image("objects", names, *its).sort_by("object_id")
+    semantic, instances = decode_tiles(tiles, row["height"], row["width"])
     objects = tuple(map(whole_object, rows.to_pylist())) if dataset.spec.overlapping else None
     class_ids, scores = rows["class_id"].to_numpy(), rows["score"].to_numpy()
     return Segmentation(semantic, instances, class_ids, scores, objects)

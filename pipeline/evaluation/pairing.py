@@ -13,7 +13,7 @@ from pipeline.tables.dataset import OutputDataset
 def predicted_rows(
     dataset: OutputDataset, images: Sequence[AnnotatedImage]
 ) -> dict[str, Mapping[str, Any]]:
-    """Name → image_id, height, width and run of its prediction.
+    """Name → image_id, height, width, run and shard of its prediction.
 
     It is the one that was made of the annotated image, or else the one whose file's name without
     suffix is the image's name, or that of its file.
@@ -27,7 +27,7 @@ def predicted_rows(
     found: dict[str, Mapping[str, Any]] = {}
     twice: set[str] = set()
     itself: set[str] = set()  # names whose prediction is of the annotated file, not of a namesake
-    columns = ["image_id", "uri", "height", "width", "run"]
+    columns = ["image_id", "uri", "height", "width", "run", "shard"]
     for batch in dataset.consistent(lambda now: list(now.scan("images", columns))):
         for row in batch.to_pylist():
             own = by_uri.get(row["uri"])

@@ -29,6 +29,7 @@ class Chosen:
     uri: str
     height: int
     width: int
+    shard: str
     name: str
     """Of its file, without a suffix; no other image of the export has it."""
 
@@ -44,7 +45,7 @@ def choose_images(dataset: OutputDataset, pattern: str | None) -> list[Chosen]:
             f"{dataset.uri} has no class of things, so no objects to export; its class maps are "
             f"the PNGs in the column semantic of {storage.join(dataset.uri, 'masks')}"
         )
-    columns = ["image_id", "uri", "height", "width"]
+    columns = ["image_id", "uri", "height", "width", "shard"]
     rows = dataset.read("images", columns).sort_by("uri").to_pylist()
     found = [row for row in rows if pattern is None or _matches(row["uri"], pattern)]
     if not found:
@@ -66,13 +67,14 @@ def object_batches(
     snapshot: Snapshot, image: Chosen, columns: list[str]
 ) -> Iterator[pa.RecordBatch]:
     """The objects of an image, of all of its rows."""
-    return snapshot.scan("objects", columns, pc.field("image_id") == image.image_id)
+    where = pc.field("image_id") == image.image_id
+    return snapshot.around(image.image_id, image.shard).scan("objects", columns, where)
 
 
 def label_bands(snapshot: Snapshot, image: Chosen) -> Iterator[tuple[int, NDArray[np.int32]]]:
     """The instance map of an image from top to bottom: first row, and (h, W) of object ids."""
     where = pc.field("image_id") == image.image_id
-    batches = snapshot.scan("masks", _TILE_COLUMNS, where)
+    batches = snapshot.around(image.image_id, image.shard).scan("masks", _TILE_COLUMNS, where)
     tiles = pa.Table.from_batches(batches).sort_by([("y0", "ascending"), ("x0", "ascending")])
     tops = tiles["y0"].to_numpy()
     start = 0

@@ -1,7 +1,8 @@
 """COCO instances JSON, which pycocotools and most training code load: one file for all images."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from posixpath import commonprefix
 from typing import Any
 
 from pipeline import storage
@@ -44,7 +45,7 @@ def write_json(
     snapshot: Snapshot,
 ) -> None:
     """As it comes: annotations may be many."""
-    things = thing_ids(dataset.classes)
+    things, names = thing_ids(dataset.classes), _file_names([image.uri for image in images])
     head = {
         "info": {"description": f"predictions of {dataset.uri}"},
         "categories": [
@@ -53,12 +54,12 @@ def write_json(
         "images": [
             {
                 "id": number,
-                "file_name": storage.name_of(image.uri),
+                "file_name": name,
                 "coco_url": image.uri,
                 "height": image.height,
                 "width": image.width,
             }
-            for number, image in enumerate(images, 1)
+            for number, (image, name) in enumerate(zip(images, names, strict=True), 1)
         ],
     }
     write(json.dumps(head)[:-1].encode() + b', "annotations": [\n')
@@ -67,6 +68,13 @@ def write_json(
         write(before + json.dumps(annotation).encode())
         before = b",\n"
     write(b"\n]}\n")
+
+
+def _file_names(uris: Sequence[str]) -> list[str]:
+    """Paths from the folder that all images are in, since names may repeat in folders of it."""
+    paths = [uri.split("://")[-1].split("/") for uri in uris]
+    shared = len(commonprefix([path[:-1] for path in paths]))
+    return ["/".join(path[shared:]) for path in paths]
 
 
 def _annotations(images: list[Chosen], snapshot: Snapshot) -> Iterator[dict[str, Any]]:

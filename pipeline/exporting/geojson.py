@@ -40,6 +40,7 @@ def _features(snapshot: Snapshot, image: Chosen) -> Iterator[dict[str, Any]]:
     for batch in object_batches(snapshot, image, _COLUMNS):
         for row in batch.to_pylist():
             polygon = outline(runs_in_image(row))
+            measured = {"score": round(row["score"], 4), "area": row["area"]}
             yield {
                 "type": "Feature",
                 "id": row["object_id"],
@@ -47,8 +48,8 @@ def _features(snapshot: Snapshot, image: Chosen) -> Iterator[dict[str, Any]]:
                 "properties": {
                     "objectType": "detection",  # what QuPath shows it as
                     "classification": {"name": row["class_name"]},
-                    "score": round(row["score"], 4),
-                    "area": row["area"],
+                    **measured,
+                    "measurements": measured,  # the only numbers that QuPath looks at
                 },
             }
 

@@ -29,6 +29,7 @@ class OutputDataset:
     def __init__(self, uri: str, spec: DatasetSpec) -> None:
         self.uri = uri
         self.spec = spec
+        self._kept: Snapshot | None = None
 
     @classmethod
     def open(cls, uri: str) -> "OutputDataset":
@@ -96,12 +97,19 @@ class OutputDataset:
         """What counts at this moment."""
         return take_snapshot(self.uri, self.spec.partition_columns)
 
+    def at_one_moment(self) -> "OutputDataset":
+        """The same, for whoever reads image by image: listed once, and again if files are gone."""
+        held = OutputDataset(self.uri, self.spec)
+        held._kept = self.snapshot()
+        return held
+
     def consistent(self, work: Callable[[Snapshot], T]) -> T:
         """What `work` makes of one snapshot, done again when the files change under it."""
         for attempt in range(_TRIES):
             try:
-                return work(self.snapshot())
+                return work(self._kept or self.snapshot())
             except ChangedError:
+                self._kept = self._kept and self.snapshot()
                 time.sleep(random.uniform(0.1, 0.5) * attempt)
         raise ChangedError(
             f"{self.uri} is changed faster than it can be read, or lacks files: try again later, "
@@ -113,6 +121,28 @@ class OutputDataset:
         schema = pa.schema([self.field(table, name) for name in columns])
         return self.consistent(
             lambda now: pa.Table.from_batches(now.scan(table, columns, where), schema)
+        )
+
+    def read_image(
+        self,
+        table: str,
+        columns: list[str],
+        image_id: str,
+        shard: str,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        """Rows of one image, from its shard alone, for what fits in memory.
+
+        Args:
+            shard: as its row of the images table names it.
+        """
+        schema = pa.schema([self.field(table, name) for name in columns])
+        its = pc.field("image_id") == image_id
+        its = its if where is None else its & where
+        return self.consistent(
+            lambda now: pa.Table.from_batches(
+                now.around(image_id, shard).scan(table, columns, its), schema
+            )
         )
 
     def field(self, table: str, name: str) -> pa.Field:

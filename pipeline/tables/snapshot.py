@@ -63,6 +63,16 @@ class Snapshot:
             {shard: self.replaced[shard] for shard in chosen if shard in self.replaced},
         )
 
+    def around(self, image_id: str, shard: str) -> "Snapshot":
+        """The part that holds the rows of an image: its shard, or all where it has moved since.
+
+        Args:
+            shard: the one that it was in when somebody looked.
+        """
+        gone = self.replaced.get(shard)
+        moved = shard not in self.shards or (gone is not None and image_id in gone.images)
+        return self if moved else self.only([shard])
+
     def scan(
         self, table: str, columns: list[str], where: pc.Expression | None = None
     ) -> Iterator[pa.RecordBatch]:
