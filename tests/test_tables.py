@@ -1,15 +1,25 @@
 """Files of the tables: maps survive their tiles, and what killed writers left goes."""
 
+import re
 from pathlib import Path
 
+import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.records import Reject, SourceImage
+from pipeline.synthetic import CLASSES
 from pipeline.tables import masks
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.masks import decode_tiles, encode_tiles
 from pipeline.tables.orphans import remove_orphans
+from pipeline.tables.rewrite import Rewrite, rewrite
+from pipeline.tables.schema import SCHEMAS
+from pipeline.tables.shard import Provenance, commit_shard
 from pipeline.tables.spec import DatasetSpec
+from tests.conftest import ROOT
+from tests.test_true_counts import counted_image
 
 
 @pytest.mark.parametrize(("tile", "shape"), [(2048, (50, 70)), (32, (100, 75)), (32, (32, 33))])
@@ -49,3 +59,42 @@ def test_what_a_killed_writer_left_goes_however_the_output_is_spelled(tmp_path: 
     left.write_bytes(b"half")
     remove_orphans(dataset.uri)
     assert not left.exists()
+
+
+def test_every_column_says_what_it_holds(tmp_path: Path) -> None:
+    """In the files themselves, also once rows were moved, and by its name in README."""
+    dataset = OutputDataset(str(tmp_path), DatasetSpec(classes=CLASSES, model="m", settings={}))
+    dataset.create()
+    reject = Reject(SourceImage("i", "mem://i", "1", 1), "read", "corrupt", "is cut short")
+    commit_shard(dataset.uri, [], [reject], CLASSES, Provenance("one", "run", "m"))
+    rewrite(dataset.snapshot(), Rewrite(("one",), ""), lambda: None)
+    lines = (ROOT / "README.md").read_text().partition("## Ask SQL")[2].splitlines()
+    for table in SCHEMAS:
+        (line,) = [line for line in lines if line.startswith(f"| `{table}` | ")]
+        for file in (tmp_path / table).glob("*.parquet"):
+            for column in pq.read_schema(file):
+                assert column.metadata[b"description"], (table, column.name)
+                assert column.name in line.replace("(", ",").replace(" ", ",").split(",")
+    assert len(list((tmp_path / "rejects").iterdir())) == 2
+
+
+def test_the_queries_of_the_readme_are_answered(tmp_path: Path) -> None:
+    """Of an image with two objects, another with none, and a reject."""
+    dataset = OutputDataset(str(tmp_path), DatasetSpec(classes=CLASSES, model="m", settings={}))
+    dataset.create()
+    images = [counted_image("two", 2, 0), counted_image("none", 0, 0)]
+    reject = Reject(SourceImage("bad", "mem://bad", "1", 1), "read", "corrupt", "is cut short")
+    commit_shard(dataset.uri, images, [reject], CLASSES, Provenance("one", "run", "m"))
+    text = (ROOT / "README.md").read_text().replace("'results/", f"'{tmp_path}/")
+    (block,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    sums, most, codes, density = [
+        duckdb.sql(query).fetchall() for query in block.split(";") if query.strip()
+    ]
+    assert sums == [("cell", 2, 1.0)]
+    assert most == [("mem://two", 2), ("mem://none", 0)]
+    assert codes == [("corrupt", 1)]
+    assert sorted(density) == [("mem://none", 0.0), ("mem://two", 2 * 1e6 / 80)]
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    given = {"duckdb": duckdb}
+    exec(code, given)
+    assert {row[0] for row in given["maps"]} == {"mem://two", "mem://none"}

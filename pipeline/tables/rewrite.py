@@ -121,7 +121,8 @@ def _sorted(name: str, table: pa.Table, images: pa.Table, shard: str) -> pa.Tabl
     table = table.sort_by([(key, "ascending") for key in _KEYS[name]])
     table = table.drop_columns(["uri"]) if borrowed else table
     column = pa.array([shard] * table.num_rows, pa.string())
-    return table.set_column(table.column_names.index("shard"), "shard", column)
+    place = table.column_names.index("shard")
+    return table.set_column(place, table.schema.field(place), column)
 
 
 def _planned(batch: pa.RecordBatch, work: Rewrite) -> pa.RecordBatch:
