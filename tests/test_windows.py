@@ -7,13 +7,16 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
 import tifffile
 import zarr
 from numpy.typing import NDArray
 from PIL import Image
+from zarr.codecs import BloscCodec
 
 from pipeline import storage
 from pipeline.config import ReaderSettings
@@ -266,8 +269,12 @@ def test_metadata_that_cannot_be_read_costs_nobody_the_image(tmp_path: Path) -> 
         assert np.array_equal(open_windows(str(path)).read(Box(0, 0, H, W))[..., 0], GRAY)
 
 
-def write_zarr(path: Path, version: int, axes: str = "yx", compressed: bool = True) -> NDArray:
-    """An OME-Zarr image of two levels; returns its pixels as (H, W, C)."""
+def write_zarr(path: Path, version: int, axes: str = "yx", **options: Any) -> NDArray:
+    """An OME-Zarr image of two levels; returns its pixels as (H, W, C).
+
+    Args:
+        options: of its arrays.
+    """
     pixels = {"yx": GRAY, "cyx": PLANES, "tczyx": PLANES[None, :, None]}[axes]
     group = zarr.open_group(str(path), mode="w", zarr_format=version)
     scale = [1.0] * (len(axes) - 2)
@@ -275,9 +282,7 @@ def write_zarr(path: Path, version: int, axes: str = "yx", compressed: bool = Tr
     for level, step in enumerate((1, 2)):
         data = np.ascontiguousarray(pixels[..., ::step, ::step])
         chunks = (1,) * (len(axes) - 2) + (64, 80)
-        group.create_array(
-            str(level), data=data, chunks=chunks, **({} if compressed else {"compressors": None})
-        )
+        group.create_array(str(level), data=data, **({"chunks": chunks} | options))
         steps = [{"type": "scale", "scale": [*scale, 0.5 * step, 0.5 * step]}]
         datasets.append({"path": str(level), "coordinateTransformations": steps})
     kinds = {"c": "channel", "t": "time"}
@@ -334,13 +339,34 @@ def test_a_missing_chunk_is_the_fill_value_and_a_damaged_one_is_not(tmp_path: Pa
     assert caught.value.code == "corrupt"
 
 
-def test_a_chunk_that_is_cut_short_is_damage(tmp_path: Path) -> None:
+PACKED: dict[str, tuple[int, dict[str, Any]]] = {
+    "plain": (2, {"compressors": None}),
+    "blosc 2": (2, {"compressors": numcodecs.Blosc("lz4")}),
+    "blosc 3": (3, {"compressors": BloscCodec()}),
+    "zstd 3": (3, {}),
+    "shards": (3, {"chunks": (32, 40), "shards": (64, 80)}),
+    "shards of blosc": (
+        3,
+        {"chunks": (32, 40), "shards": (64, 80), "compressors": BloscCodec()},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_a_chunk_that_is_cut_short_is_damage(tmp_path: Path, kind: str) -> None:
+    """Wherever it is: Blosc's decoder would go on with what lies behind it in memory."""
     path = tmp_path / "image.zarr"
-    write_zarr(path, 2, compressed=False)
-    chunk = path / "0" / "0.0"
-    chunk.write_bytes(chunk.read_bytes()[:-100])
-    with pytest.raises(RejectError, match="damaged Zarr"):
-        open_windows(str(path)).read(Box(0, 0, 10, 10))
+    version, options = PACKED[kind]
+    write_zarr(path, version, **options)
+    chunk = path / "0" / ("0.0" if version == 2 else "c/0/0")
+    whole = chunk.read_bytes()
+    for length in (0, 3, 15, 16, 20, len(whole) // 2, len(whole) - 1):
+        chunk.write_bytes(whole[:length])
+        with pytest.raises(RejectError, match="damaged Zarr") as caught:
+            open_windows(str(path)).read(Box(0, 0, 60, 70))
+        assert caught.value.code == "corrupt"
+    chunk.write_bytes(whole)
+    assert np.array_equal(open_windows(str(path)).read(Box(0, 0, 60, 70))[..., 0], GRAY[:60, :70])
 
 
 def write_scn(path: Path) -> None:
@@ -600,13 +626,32 @@ def test_of_several_images_in_a_zarr_the_first_is_read(tmp_path: Path, version: 
 
 
 @pytest.mark.parametrize(
-    ("attributes", "message"), [({"plate": {}}, "is a plate"), ({}, "has no multiscales")]
+    ("attributes", "message"),
+    [
+        ({"plate": {}}, "is a plate"),
+        ({}, "has no multiscales"),
+        ({"multiscales": [{"axes": ["y", "x"], "datasets": []}]}, "has no multiscales"),
+        ({"multiscales": [{"datasets": [{"path": "0"}]}]}, "has metadata that does not say where"),
+        (
+            {"multiscales": [{"axes": ["c", "y", "x"], "datasets": [{"path": "0"}]}]},
+            r"has axes cyx, and a level 0 of shape \(5, 7\)",
+        ),
+    ],
 )
 def test_a_zarr_that_is_no_image_is_said_so(
     tmp_path: Path, attributes: dict[str, object], message: str
 ) -> None:
-    zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2).attrs.update(attributes)
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
+    group.create_array("0", data=GRAY[:5, :7])
+    group.attrs.update(attributes)
     with pytest.raises(RejectError, match=message) as caught:
+        open_windows(str(tmp_path / "a.zarr"))
+    assert caught.value.code == "layout"
+
+
+def test_an_array_that_is_no_image_is_said_so(tmp_path: Path) -> None:
+    zarr.create_array(str(tmp_path / "a.zarr"), data=GRAY)
+    with pytest.raises(RejectError, match="is a bare Zarr array") as caught:
         open_windows(str(tmp_path / "a.zarr"))
     assert caught.value.code == "layout"
 

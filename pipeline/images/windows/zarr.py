@@ -1,7 +1,7 @@
 """Windows of an OME-Zarr image, 0.4 (Zarr 2) and 0.5 (Zarr 3): only the chunks that they touch.
 
 A chunk that is not there holds the fill value, as Zarr means it; one that can't be decoded is
-damage. Chunks come through our own door.
+damage. Chunks come through our own door, which looks at what decoders don't: that they are whole.
 """
 
 import asyncio
@@ -17,7 +17,9 @@ from zarr.abc.store import (
     Store,
     SuffixByteRequest,
 )
+from zarr.codecs import BloscCodec
 from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.errors import ContainsArrayError
 
 from pipeline import storage
 from pipeline.errors import MissingError, RejectError
@@ -30,6 +32,7 @@ _MICRONS = {
     "micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4, "meter": 1e6,
     "angstrom": 1e-4,
 }  # fmt: skip
+_BLOSC_HEADER = 16  # bytes, of which the last four are the length of all
 
 
 class ZarrWindows:
@@ -69,15 +72,15 @@ def open_zarr(uri: str, choice: LevelChoice) -> ZarrWindows:
     """
     store = DoorStore(uri)
     with refused("is no OME-Zarr image"):
-        group, multiscale = _first_image(zarr.open_group(store, mode="r"))
+        group, multiscale = _first_image(_open_group(store))
         axes = _axes(multiscale)
-        paths = [entry["path"] for entry in multiscale["datasets"]]
-        arrays = [_array(group, path) for path in paths]
+        arrays = [_array(group, entry["path"], axes) for entry in multiscale["datasets"]]
         levels = [
             _level(array.shape, axes, entry, multiscale)
             for array, entry in zip(arrays, multiscale["datasets"], strict=True)
         ]
         array = arrays[choose_level(levels, choice)]
+        store.holds_blosc = _is_of_blosc(array)
     check_numbers(array.dtype)
     for axis, length in zip(axes, array.shape, strict=True):
         if axis not in "cyx" and length > 1:
@@ -89,13 +92,33 @@ def open_zarr(uri: str, choice: LevelChoice) -> ZarrWindows:
     return ZarrWindows(array, axes)
 
 
-def _array(group: Any, path: str) -> Any:
+def _open_group(store: "DoorStore") -> Any:
     try:
-        return group[path]
+        return zarr.open_group(store, mode="r")
+    except ContainsArrayError as error:
+        raise RejectError(
+            "layout", "is a bare Zarr array, of which nothing says where y and x are"
+        ) from error
+
+
+def _array(group: Any, path: str, axes: str) -> Any:
+    try:
+        array = group[path]
     except KeyError as error:
         raise RejectError(
             "corrupt", f"damaged Zarr: its level {path} is not there; was it copied whole?"
         ) from error
+    if array.ndim != len(axes):
+        raise RejectError("layout", f"has axes {axes}, and a level {path} of shape {array.shape}")
+    return array
+
+
+def _is_of_blosc(array: Any) -> bool:
+    """Whether each of its files is one run of bytes as Blosc packs them."""
+    last = array.compressors[-1:]
+    by_zarr_3 = any(isinstance(codec, BloscCodec) for codec in last)
+    by_zarr_2 = any(getattr(codec, "codec_id", None) == "blosc" for codec in last)
+    return array.shards is None and (by_zarr_3 or by_zarr_2)
 
 
 def _first_image(group: Any) -> tuple[Any, dict[str, Any]]:
@@ -109,8 +132,10 @@ def _first_image(group: Any) -> tuple[Any, dict[str, Any]]:
         described = _described(group)
     if "plate" in described:
         raise RejectError("layout", "is a plate of many images; one image a Zarr is supported")
-    if not described.get("multiscales"):
-        raise RejectError("layout", "is no OME-Zarr image: its metadata has no multiscales")
+    if not any(image.get("datasets") for image in described.get("multiscales", ())[:1]):
+        raise RejectError(
+            "layout", "is no OME-Zarr image: its metadata has no multiscales with datasets"
+        )
     return group, described["multiscales"][0]
 
 
@@ -121,9 +146,11 @@ def _described(group: Any) -> dict[str, Any]:
 
 
 def _axes(multiscale: dict[str, Any]) -> str:
-    axes = "".join(a["name"] if isinstance(a, dict) else a for a in multiscale["axes"])
+    said = multiscale.get("axes", ())
+    axes = "".join(a["name"] if isinstance(a, dict) else a for a in said)
     if not {"y", "x"} <= set(axes) or len(set(axes)) != len(axes):
-        raise RejectError("layout", f"has axes {axes}, which do not say where y and x are")
+        what = f"axes {axes}, which do" if axes else "metadata that does"
+        raise RejectError("layout", f"has {what} not say where y and x are")
     return axes
 
 
@@ -148,12 +175,25 @@ def _level(
     return Level(sizes["y"], sizes["x"], scale * microns if known and microns else None)
 
 
+def _is_cut_short(data: bytes) -> bool:
+    """Of Blosc, whose decoder believes the length in the data, and reads on behind their end."""
+    length = int.from_bytes(data[_BLOSC_HEADER - 4 : _BLOSC_HEADER], "little")
+    return len(data) < max(length, _BLOSC_HEADER)
+
+
+def _cut_short(key: str) -> RejectError:
+    """Also without any bytes, which Zarr takes for a shard that is not there."""
+    return RejectError("corrupt", f"damaged Zarr: its file {key} is cut short")
+
+
 class DoorStore(Store):
     """Zarr's view of a folder behind our door, with our credentials and retries."""
 
     def __init__(self, uri: str, *, read_only: bool = True) -> None:
         super().__init__(read_only=read_only)
         self.uri = uri
+        self.holds_blosc = False
+        """Whether chunks are to be held against the length that Blosc says they have."""
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -165,14 +205,19 @@ class DoorStore(Store):
         uri = storage.join(self.uri, key)
         try:
             if part is None:
-                return storage.read_bytes(uri)
+                data = storage.read_bytes(uri)
+                if not data or (self.holds_blosc and _is_cut_short(data)):
+                    raise _cut_short(key)
+                return data
             if isinstance(part, RangeByteRequest):
                 return storage.read_ranges(uri, [(part.start, part.end - part.start)])[0]
             found = storage.stat(uri)
             if found is None:
                 return None
             if isinstance(part, SuffixByteRequest):
-                start = max(found.size - part.suffix, 0)
+                if found.size < part.suffix:
+                    raise _cut_short(key)
+                start = found.size - part.suffix
             else:
                 assert isinstance(part, OffsetByteRequest)
                 start = part.offset
