@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
 
 from pipeline.metrics import (
     AP_THRESHOLDS,
@@ -10,6 +11,8 @@ from pipeline.metrics import (
     confusion,
     count_error,
     dice_iou,
+    match_ious,
+    matched_pairs,
     reliability,
 )
 from pipeline.records import VOID
@@ -54,6 +57,27 @@ def test_equals_hungarian_assignment(seed: int) -> None:
         good = iou >= threshold
         rows, columns = linear_sum_assignment(-(good + iou / (2 * max(n, m))))
         assert found.tp[k] == good[rows, columns].sum()
+
+
+def test_of_objects_that_overlap_the_best_partner_counts() -> None:
+    """Both are half a true object at least, and one of them is it."""
+    iou = csr_array(np.array([[0, 0, 0], [0, 0.5, 1.0]]))
+    assert match_ious(iou, 1, 2).iou_sum.tolist() == [1.0] * 5
+    assert matched_pairs(iou, 0.5)[1].tolist() == [2]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_as_many_pairs_as_can_be_and_of_these_the_best(seed: int) -> None:
+    """As stardist's `matching` takes them, where objects overlap."""
+    rng = np.random.default_rng(seed)
+    iou = rng.uniform(0, 1, rng.integers(1, 30, 2))
+    iou[rng.random(iou.shape) < rng.choice([0, 0.5, 0.9])] = 0
+    found = match_ious(csr_array(np.pad(iou, ((1, 0), (1, 0)))), *iou.shape)
+    for k, threshold in enumerate(AP_THRESHOLDS):
+        good = iou >= threshold
+        best = linear_sum_assignment(good + iou * good / (2 * min(iou.shape)), maximize=True)
+        assert found.tp[k] == good[best].sum()
+        assert found.iou_sum[k] == pytest.approx((iou * good)[best].sum())
 
 
 def test_ids_need_not_be_consecutive() -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import maximum_bipartite_matching
+from scipy.sparse.csgraph import connected_components
 
 from pipeline.records import VOID, InstanceMap, SemanticMap
 
@@ -76,18 +77,41 @@ def iou_of(truth: csr_array, predicted: csr_array) -> csr_array:
 def matched_pairs(
     iou: csr_array, threshold: float
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-    """Rows, columns and IoU of as many one-to-one pairs as can reach a threshold."""
-    reach = iou.copy()
-    reach.data = np.where(reach.data >= threshold, reach.data, 0)
-    reach.eliminate_zeros()
-    partner = maximum_bipartite_matching(reach, perm_type="column")
-    pairs = reach.tocoo()
-    matched = partner[pairs.row] == pairs.col
-    return (
-        pairs.row[matched].astype(np.intp),
-        pairs.col[matched].astype(np.intp),
-        pairs.data[matched],
-    )
+    """Rows, columns and IoU of as many one-to-one pairs as can reach a threshold.
+
+    Where objects overlap there may be several ways to pair as many: the one of the largest IoU.
+    """
+    pairs = iou.tocoo()
+    reach = pairs.data >= threshold
+    row, column, value = pairs.row[reach], pairs.col[reach], pairs.data[reach]
+    chosen = (np.bincount(row)[row] == 1) & (np.bincount(column)[column] == 1)
+    for rivals in _rivals(row, column, np.flatnonzero(~chosen)):
+        rows, i = np.unique(row[rivals], return_inverse=True)
+        columns, j = np.unique(column[rivals], return_inverse=True)
+        gain = np.zeros((len(rows), len(columns)))
+        gain[i, j] = 1 + value[rivals] / (
+            2 * len(rivals)
+        )  # one pair more is worth more than all IoU
+        partner = np.full(len(rows), -1)
+        matched = linear_sum_assignment(gain, maximize=True)
+        partner[matched[0]] = matched[1]
+        chosen[rivals[partner[i] == j]] = True
+    return row[chosen].astype(np.intp), column[chosen].astype(np.intp), value[chosen]
+
+
+def _rivals(
+    row: NDArray[np.integer], column: NDArray[np.integer], pairs: NDArray[np.intp]
+) -> list[NDArray[np.intp]]:
+    """Pairs that have objects in common, directly or through others: a group each."""
+    if not len(pairs):
+        return []
+    n = int(row.max()) + 1
+    ends = (row[pairs], n + column[pairs])
+    shape = (n + int(column.max()) + 1,) * 2
+    group = connected_components(coo_array((np.ones(len(pairs)), ends), shape), directed=False)[1]
+    of_pair = group[row[pairs]]
+    order = np.argsort(of_pair, kind="stable")
+    return np.split(pairs[order], np.flatnonzero(np.diff(of_pair[order])) + 1)
 
 
 def match_ious(
