@@ -141,6 +141,15 @@ def test_blending_softens_the_seams_of_too_small_a_halo(engine: TorchEngine) -> 
     assert 0 < excess["gaussian"] < 0.9 * excess["core"]
 
 
+def test_what_is_no_number_is_no_map(engine: TorchEngine) -> None:
+    """An image would come out as one without objects."""
+    predictor = Predictor(engine, 3, NormalizeSettings(), RegionSettings(size=32))
+    image = predictor.prepare(make_scene(100, 100, 20, 1).image)
+    image[90, 90] = np.nan
+    with pytest.raises(FloatingPointError):
+        predictor.predict([image])
+
+
 def test_sharing_a_batch_changes_nothing(engine: TorchEngine) -> None:
     predictor = Predictor(engine, 3, NormalizeSettings(), RegionSettings())
     shapes = [(60, 60), (64, 64), (57, 61), (20, 90), (1, 1)]

@@ -84,11 +84,16 @@ class TorchEngine:
         """(B, H, W, C) normalised → head → (B, K, H, W) logits, on the device.
 
         With a zoom, H and W are multiples of `Zoom.stride`.
+
+        Raises:
+            FloatingPointError: some are not numbers; maps of them would look like any.
         """
         batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels last in memory
         height, width = batch.shape[-2:]
         seen = resized(batch.to(self.device), self.zoom.seen(height), self.zoom.seen(width))
         found = look(self.network, seen.to(self.dtype), self.views, self.method.upright)
+        if not all(logits.sum().isfinite() for logits in found.values()):
+            raise FloatingPointError("the network's outputs are not numbers")
         return {name: resized(logits, height, width) for name, logits in found.items()}
 
 
