@@ -1,6 +1,8 @@
 """`python -m jobs`: the jobs, with a line each."""
 
 import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
 
 from rich.console import Console
 from rich.table import Table
@@ -20,18 +22,21 @@ JOBS = {
 }
 
 
-def main() -> int:
-    """Print the list; 2 when called with a job's name, since that is spelled differently."""
+def main(words: Sequence[str]) -> int:
+    """Print the list; 2 when called with anything but --help, for so no job is called."""
     table = Table("job", "what it does", box=None, pad_edge=False)
     for name, line in JOBS.items():
         table.add_row(f"python -m jobs.{name}", line)
     Console().print(table)
     Console().print("\nEach takes --help, and settings from a YAML file with --config.")
-    if len(sys.argv) == 1:
+    if not words or words[0] in ("-h", "--help"):
         return 0
-    print(f"error: a job is called as python -m jobs.{sys.argv[1]}", file=sys.stderr)
+    job = words[0].removeprefix("jobs.")
+    wrong = "" if job in JOBS else f"there is no job {job}; "
+    alike = get_close_matches(job, JOBS, n=1) or ["JOB"]
+    print(f"error: {wrong}a job is called as python -m jobs.{alike[0]}", file=sys.stderr)
     return 2
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

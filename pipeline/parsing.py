@@ -114,7 +114,11 @@ def positionals(kind: type[JobSettings]) -> list[str]:
 
 
 class _Source(CliSettingsSource[Any]):
-    """Flags, whose help tells a default only where there is one to tell."""
+    """Flags, whose help tells a default only where there is one to tell, and items of lists."""
+
+    def _metavar_format(self, obj: Any) -> str:
+        told = re.sub(r"^list\[(.*)\]$", r"\1,…", super()._metavar_format(obj))
+        return told.removeprefix("tuple[").removesuffix(",...]")  # whose items come one by one
 
     def _help_format(self, *args: Any, **kwargs: Any) -> str:
         said = super()._help_format(*args, **kwargs)

@@ -93,7 +93,7 @@ def test_damage_is_named(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "line"),
     [
-        ({"format_version": 99}, "format_version"),
+        ({"format_version": 99}, "is of format version 99, which this Tessera does not read: take"),
         ({"surprise": 1}, "surprise"),
         ({"network": {"depth": 2, "width": 8}}, "does not fit the network"),
         ({"method": {"name": "auto"}}, "takes a method, not auto"),

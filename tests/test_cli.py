@@ -19,6 +19,22 @@ def test_the_jobs_are_listed_with_a_line_each() -> None:
     assert result.returncode == 0
     for job in JOBS:
         assert f"python -m jobs.{job}" in result.stdout
+    assert run_cli("jobs", "--help").stdout == result.stdout
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("count", "a job is called as python -m jobs.count"),
+        ("jobs.count", "a job is called as python -m jobs.count"),
+        ("predct", "there is no job predct; a job is called as python -m jobs.predict"),
+        ("segment", "there is no job segment; a job is called as python -m jobs.JOB"),
+    ],
+)
+def test_how_a_job_is_called_is_told(word: str, line: str) -> None:
+    result = run_cli("jobs", word, "--by", "class")
+    assert result.returncode == 2
+    assert result.stderr == f"error: {line}\n"
 
 
 @pytest.mark.parametrize("job", [job for job in JOBS if job != "submit"])

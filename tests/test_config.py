@@ -13,6 +13,7 @@ from pipeline.config import (
     DemoSettings,
     EvaluateSettings,
     ExportSettings,
+    InspectSettings,
     JobSettings,
     OverlaySettings,
     PredictSettings,
@@ -142,6 +143,13 @@ def test_a_level_is_chosen_in_one_way() -> None:
         read_settings(PredictSettings, [*given, "--level", "1"])
 
 
+@pytest.mark.parametrize("kind", [OverlaySettings, InspectSettings])
+def test_a_picture_is_a_png(kind: type[JobSettings]) -> None:
+    line = r"setting picture: takes a name that ends in \.png, not 'o\.jpg'"
+    with pytest.raises(SettingsError, match=line):
+        read_settings(kind, ["where", "--picture", "o.jpg"])
+
+
 def test_a_flag_of_another_job_leads_to_this_ones() -> None:
     for kind, flag, meant in (
         (ExportSettings, "--output", "--target"),
@@ -193,6 +201,8 @@ def test_help_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     assert stop.value.code == 0
     for flag in ("--input", "--dry-run", "--regions.size", "--reader.max-pixels", "--config"):
         assert flag in text
+    assert "[--partition str]" in text
+    assert "[--channel int,…]" in text
     assert (
         yaml.safe_load(to_yaml(PredictSettings(input="a", model="b", output="c")))["input"] == "a"
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.errors import DatasetError
 from pipeline.records import Reject, SourceImage
 from pipeline.synthetic import CLASSES
 from pipeline.tables import masks
@@ -98,3 +99,21 @@ def test_the_queries_of_the_readme_are_answered(tmp_path: Path) -> None:
     given = {"duckdb": duckdb}
     exec(code, given)
     assert {row[0] for row in given["maps"]} == {"mem://two", "mem://none"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        ('"schema_version": 99', "is of schema version 99, which this Tessera does not read"),
+        ('"schema_version": 1, "more": 1', "is damaged, or of another version: more: "),
+        ('"schema_version"', "is damaged, .*: Invalid JSON"),
+    ],
+)
+def test_a_dataset_of_another_version_or_damaged_is_told(
+    tmp_path: Path, changed: str, line: str
+) -> None:
+    OutputDataset(str(tmp_path), DatasetSpec(classes=CLASSES, model="m", settings={})).create()
+    file = tmp_path / "dataset.json"
+    file.write_text(file.read_text().replace('"schema_version": 1', changed))
+    with pytest.raises(DatasetError, match=line):
+        OutputDataset.open(str(tmp_path))

@@ -3,9 +3,9 @@
 import hashlib
 import inspect
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 CHOSEN = "by default chosen from the data"
@@ -14,6 +14,16 @@ Precision = Literal["auto", "float32", "bfloat16"]
 VERBATIM: dict[str, JsonValue] = {"verbatim": True}
 """Mark of a list of texts whose flags are taken as they are typed, commas and brackets included."""
 PRECISION = "of the network; auto: bfloat16 where the processor has it in hardware"
+
+
+def _png(name: str) -> str:
+    if not name.lower().endswith(".png"):
+        raise ValueError("takes a name that ends in .png")
+    return name
+
+
+PictureName = Annotated[str, AfterValidator(_png)]
+"""Where a picture goes, which is a PNG whatever it is called."""
 
 
 class Section(BaseModel):

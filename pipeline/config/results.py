@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from pipeline.config.base import JobSettings
+from pipeline.config.base import JobSettings, PictureName
 from pipeline.config.labels import VAL_FRACTION, LabelSettings
 
 
@@ -49,7 +49,7 @@ class OverlaySettings(JobSettings):
     model_config = SettingsConfigDict(cli_prog_name="python -m jobs.overlay")
 
     dataset: CliPositionalArg[str] = Field(description="folder or URI of the output dataset")
-    picture: str = Field("overlay.png", description="PNG to write")
+    picture: PictureName = Field("overlay.png", description="PNG to write")
     images: int = Field(9, ge=1, le=100, description="images to draw")
     side: int = Field(320, ge=32, description="each is scaled to fit this many pixels")
 

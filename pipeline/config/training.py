@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from pipeline.config.base import CHOSEN, PRECISION, JobSettings, Precision, Section
+from pipeline.config.base import CHOSEN, PRECISION, JobSettings, PictureName, Precision, Section
 from pipeline.config.labels import VAL_FRACTION, LabelSettings
 from pipeline.config.logs import LogSettings
 from pipeline.config.model import (
@@ -306,7 +306,7 @@ class InspectSettings(JobSettings):
     pretrained: str | None = Field(
         None, description="folder or URI of the model that a training would begin with"
     )
-    picture: str | None = Field(
+    picture: PictureName | None = Field(
         None, description="PNG to write: telling images with their labels, and histograms"
     )
     images: int = Field(9, ge=1, le=100, description="images in the picture")

@@ -90,6 +90,11 @@ def load_spec(uri: str) -> BundleSpec:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
+        if where == "format_version":
+            raise BundleError(
+                f"{uri}/{SPEC_NAME} is of format version {first['input']!r}, which this "
+                "Tessera does not read: take the version that has made it, or train anew"
+            ) from error
         raise BundleError(f"{uri}/{SPEC_NAME}: {where or 'bundle'}: {first['msg']}") from error
     except ValueError as error:
         raise BundleError(f"{uri}/{SPEC_NAME} is not valid JSON") from error

@@ -1,8 +1,10 @@
 """Every Arrow schema of the output dataset. Boxes are y0 x0 y1 x1, half-open, in image pixels."""
 
+from typing import Final
+
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 
 def _table(*columns: tuple[str, pa.DataType, str]) -> pa.Schema:

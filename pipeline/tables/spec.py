@@ -1,7 +1,7 @@
 """dataset.json: what the rows of a dataset were made with."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,7 +19,7 @@ class DatasetSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = SCHEMA_VERSION
     classes: tuple[ClassSpec, ...]
     model: str
     """Fingerprint of the model bundle."""
@@ -47,8 +47,6 @@ class DatasetSpec(BaseModel):
 
     def layout_differences(self, other: "DatasetSpec") -> Iterator[str]:
         """What can't be replaced, since every row and file depends on it."""
-        if self.schema_version != other.schema_version:
-            yield f"schema version {self.schema_version}, not {other.schema_version}"
         if self.classes != other.classes:
             yield f"classes {_names(self)}, not {_names(other)}"
         if self.overlapping != other.overlapping:
@@ -58,14 +56,27 @@ class DatasetSpec(BaseModel):
 
 
 def read_spec(uri: str) -> DatasetSpec | None:
-    """The spec of the dataset at a URI; None where there is none."""
+    """The spec of the dataset at a URI; None where there is none.
+
+    Raises:
+        DatasetError: it is damaged, or of another version.
+    """
     path = _file(uri)
     if not storage.exists(path):
         return None
     try:
         return DatasetSpec.model_validate_json(storage.read_bytes(path))
     except ValidationError as error:
-        raise DatasetError(f"{path} is not of this version: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if where == "schema_version":
+            raise DatasetError(
+                f"{path} is of schema version {first['input']!r}, which this Tessera does not "
+                "read: take the version that has written it, or give another --output"
+            ) from error
+        raise DatasetError(
+            f"{path} is damaged, or of another version: {where or 'dataset'}: {first['msg']}"
+        ) from error
 
 
 def write_spec(uri: str, spec: DatasetSpec) -> None:
