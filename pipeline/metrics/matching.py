@@ -89,9 +89,8 @@ def matched_pairs(
         rows, i = np.unique(row[rivals], return_inverse=True)
         columns, j = np.unique(column[rivals], return_inverse=True)
         gain = np.zeros((len(rows), len(columns)))
-        gain[i, j] = 1 + value[rivals] / (
-            2 * len(rivals)
-        )  # one pair more is worth more than all IoU
+        # One pair more is worth more than all IoU.
+        gain[i, j] = 1 + value[rivals] / (2 * len(rivals))
         partner = np.full(len(rows), -1)
         matched = linear_sum_assignment(gain, maximize=True)
         partner[matched[0]] = matched[1]
