@@ -135,6 +135,31 @@ def test_a_bitmap_shows_what_its_palette_says(bits: int, palette: list[int]) -> 
     assert np.array_equal(found.min(-1), found.max(-1))
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PNG without any", "BMP"])
+def test_a_palette_that_has_lost_colours_is_damage(kind: str) -> None:
+    """What decoders make of them is black; in class maps the numbers are what counts."""
+    numbers = GRAY8 % 16
+    if kind == "BMP":
+        data = bitmap(numbers, 8, [9] * 15)
+    else:
+        palette = pillow(Image.fromarray(numbers).convert("P"), "PNG")
+        begin, end = palette.index(b"PLTE") - 4, palette.index(b"IDAT") - 4
+        rest = b"" if "without" in kind else chunk(b"PLTE", RGB8.tobytes()[: 3 * 15])
+        data = palette[:begin] + rest + palette[end:]
+    with pytest.raises(RejectError, match="has lost colours of its palette") as refused:
+        read(data)
+    assert refused.value.code == "corrupt"
+    if kind != "BMP":
+        assert np.array_equal(
+            decode_image(data, "a", ReaderSettings(), as_indices=True)[..., 0], numbers
+        )
+
+
 def retagged(data: bytes, code: int, value: object, page: int = 0) -> bytes:
     """A TIFF with another value in a tag of a page."""
     file = io.BytesIO(data)
@@ -201,6 +226,19 @@ def test_luminance_is_colour_as_libtiff_says(tags: dict[int, list[tuple[int, int
     assert np.abs(read(data).astype(int) - expected).max() <= (3 if 532 in tags else 1)
 
 
+def bitmap_of_masks() -> bytes:
+    """A BMP of 32 bits, ten for each colour."""
+    sizes = (40, 31, 20, 1, 32, 3, RGBA8.nbytes, 0, 0, 0, 0)
+    head = struct.pack("<2sIII", b"BM", 66 + RGBA8.nbytes, 0, 66)
+    masks = struct.pack("<III", 0x3FF, 0x3FF << 10, 0x3FF << 20)
+    return head + struct.pack("<IiiHHIIiiII", *sizes) + masks + RGBA8.tobytes()
+
+
+def test_inks_that_are_no_cmyk_are_channels() -> None:
+    inks = tiff(RGBA8, photometric="separated", extratags=[(332, 3, 1, 2, True)])
+    assert np.array_equal(read(inks), RGBA8)
+
+
 def test_colours_that_are_not_supported_are_refused() -> None:
     halved = retagged(luminance(RGB8), 530, (2, 2))
     for data, reason in (
@@ -208,6 +246,8 @@ def test_colours_that_are_not_supported_are_refused() -> None:
         (luminance(RGB16), "YCbCr colours without JPEG"),
         (retagged(tiff(RGB8, photometric="rgb"), 262, 8), "CIELAB colours"),
         (retagged(tiff(RGB8, photometric="rgb"), 262, 9), "ICCLAB colours"),
+        (tiff(RGBA8, photometric="separated"), "CMYK colours"),
+        (bitmap_of_masks(), "not supported in a BMP; convert it to PNG"),
     ):
         with pytest.raises(RejectError, match=reason) as refused:
             read(data)
@@ -284,12 +324,6 @@ def test_jpeg_is_close_to_what_was_stored() -> None:
 
 def bomb() -> bytes:
     """A PNG of a few hundred bytes whose header promises 900 megapixels."""
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
     header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 0, 0, 0, 0)
     body = zlib.compress(b"\0" * 10_000)
     signature = b"\x89PNG\r\n\x1a\n"

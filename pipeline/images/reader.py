@@ -170,6 +170,8 @@ def _decode_with_pillow(data: bytes, admit: Admit, as_indices: bool) -> Pixels:
         image.load()
         if as_indices and image.mode == "P":
             return _with_channel_axis(np.asarray(image))
+        if image.mode == "P" and np.asarray(image).max() >= len(image.getpalette() or ()) // 3:
+            raise RejectError("corrupt", f"damaged {image.format}: has lost colours of its palette")
         if as_indices and image.mode == "L" and image.format == "PNG":
             # Pillow spreads gray of 2 or 4 bits over 0 to 255: multiples of 85 or 17.
             return _with_channel_axis(np.asarray(image)) // {2: 85, 4: 17}.get(data[24], 1)
@@ -200,6 +202,11 @@ def _open_with_pillow(data: bytes) -> Image.Image:
             raise RejectError("layout", f"is {kind}, which is not supported") from error
         name = detect_format(data)
         raise RejectError("corrupt", f"damaged {name}: its header is not that of one") from error
+    except OSError as error:
+        if str(error).startswith("Unsupported BMP bitfields"):
+            what = "has numbers of bits that are not supported in a BMP; convert it to PNG"
+            raise RejectError("layout", what) from error
+        raise
 
 
 def _png_is_deep_colour(data: bytes) -> bool:

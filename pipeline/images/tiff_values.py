@@ -16,6 +16,7 @@ from pipeline.errors import RejectError
 from pipeline.records import Pixels
 
 _OTHER_COLOURS = {8: "CIELAB", 9: "ICCLAB", 10: "ITULAB", 32844: "LogL", 32845: "LogLuv"}
+_INK_SET, _CMYK = 332, 1  # tag, and its value where the file says none
 _ALPHA = (1, 2)  # ExtraSamples: associated, unassociated; 0 is anything else
 _COEFFICIENTS, _REFERENCE = 529, 532  # tags: YCbCrCoefficients, ReferenceBlackWhite
 _LUMA = (0.299, 0.587, 0.114)
@@ -77,8 +78,10 @@ class Values:
             RejectError: it has colours that are not supported, or has lost its palette.
         """
         photometric, bits = page.photometric, page.bitspersample
-        if photometric in _OTHER_COLOURS:
-            name = _OTHER_COLOURS[int(photometric)]
+        name = _OTHER_COLOURS.get(int(photometric))
+        if photometric == PHOTOMETRIC.SEPARATED and page.tags.valueof(_INK_SET, _CMYK) == _CMYK:
+            name = "CMYK"
+        if name:
             raise RejectError("layout", f"has {name} colours; gray, RGB and palettes are supported")
         white_is_low = photometric == PHOTOMETRIC.MINISWHITE
         if white_is_low and page.dtype is not None and page.dtype.kind not in "uib":
