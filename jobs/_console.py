@@ -2,6 +2,7 @@
 
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -85,7 +86,12 @@ def _cell(value: object) -> str:
         return f"{value:z.3f}" if abs(value) < 10 else f"{value:,.1f}"  # z: never minus zero
     if isinstance(value, int):
         return f"{value:,}"
-    return escape(str(value))  # a name in brackets is a name, and no style
+    return escape(in_one_line(str(value)))  # a name in brackets is a name, and no style
+
+
+def in_one_line(text: str) -> str:
+    """Line ends, and what else would steer a terminal, as `\\n`: names may hold them."""
+    return "".join(repr(c)[1:-1] if unicodedata.category(c) == "Cc" else c for c in text)
 
 
 def human_bytes(size: float) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from jobs._console import human_bytes, human_seconds
+from jobs._console import human_bytes, human_seconds, in_one_line
 from jobs._log import Log, log_to
 from jobs._main import DONE, TOO_MANY_REJECTS, fail, run_job, stopped_by, watched
 from pipeline.config import PredictSettings
@@ -206,7 +206,8 @@ def _tell_result(log: Log, job: "Backfill", final: "Progress") -> None:
             **dict(final.reject_codes),
         )
         for one in job.some_rejects(min(len(final.reject_codes), _SHOWN_REJECTS)):
-            log.tell("reject", f"  {one['uri']}: {one['code']}: {one['message']}", **one)
+            text = in_one_line(f"  {one['uri']}: {one['code']}: {one['message']}")
+            log.tell("reject", text, **one)
         _tell_what_may_pass(log, final.reject_codes)
     log.tell("output", f"output dataset: {output}", output=output)
 

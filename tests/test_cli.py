@@ -58,6 +58,15 @@ def test_away_from_a_terminal_a_row_is_a_line(capsys: pytest.CaptureFixture[str]
     assert [row.rsplit(maxsplit=1) for row in rows] == [[uri, "7"], ["b", "12"]]
 
 
+def test_a_name_that_would_steer_the_terminal_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["uri", "n"], [["a\nb\x1b[31m é😀.png", 7], ["[red]c", 12]])
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.rsplit(maxsplit=1)[0].strip() for row in rows] == [
+        r"a\nb\x1b[31m é😀.png",
+        "[red]c",
+    ]
+
+
 def test_sigterm_is_one_line_and_exit_143(capsys: pytest.CaptureFixture[str]) -> None:
     released = list[bool]()
 

@@ -111,6 +111,15 @@ def test_a_pyramid_of_labels(dataset: OutputDataset, tmp_path: Path) -> None:
         assert np.array_equal(group[str(level)][:], whole[::step, ::step])
 
 
+@pytest.mark.parametrize("kind", ["tiff", "geojson", "ome-zarr", "coco"])
+def test_a_name_that_is_too_long_for_a_file_is_cut(tmp_path: Path, kind: str) -> None:
+    """A key of an object store may have a thousand bytes."""
+    labels = np.pad(np.ones((4, 4), np.int32), 4)
+    dataset = labelled(tmp_path / "out", labels, name="ü" * 490)
+    (file,) = exported(dataset, kind, tmp_path / "export")
+    assert file.name.startswith("instances" if kind == "coco" else "ü" * 100 + "-000000")
+
+
 def test_a_pyramid_of_few_labels_or_none(tmp_path: Path) -> None:
     """Chunks that hold nothing are not written, nor left from an export before."""
     full, sparse, empty = (np.zeros((1100, 700), np.int32) for _ in range(3))

@@ -18,6 +18,8 @@ from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.masks import decode_tile
 from pipeline.tables.snapshot import Snapshot
 
+_LONGEST_NAME = 200
+"""Bytes of a file's name without suffix: file systems allow 255, and a writer adds some for now."""
 _TILE_COLUMNS = ["y0", "x0", "y1", "x1", "semantic", "instances", "object_ids"]
 
 
@@ -31,7 +33,8 @@ class Chosen:
     width: int
     shard: str
     name: str
-    """Of its file, without a suffix; no other image of the export has it."""
+    """Of its file, without a suffix, cut where it is too long for a file's; no other image of the
+    export has it."""
 
 
 def choose_images(dataset: OutputDataset, pattern: str | None) -> list[Chosen]:
@@ -53,10 +56,12 @@ def choose_images(dataset: OutputDataset, pattern: str | None) -> list[Chosen]:
         raise DatasetError(f"{dataset.uri} {what}")
     stems = [PurePosixPath(storage.name_of(row["uri"])).stem for row in found]
     seen = Counter(stems)
-    return [
-        Chosen(name=stem if seen[stem] == 1 else f"{stem}-{row['image_id'][:8]}", **row)
-        for row, stem in zip(found, stems, strict=True)
-    ]
+    chosen = []
+    for row, stem in zip(found, stems, strict=True):
+        short = stem.encode()[:_LONGEST_NAME].decode(errors="ignore")
+        alone = seen[stem] == 1 and short == stem
+        chosen.append(Chosen(name=stem if alone else f"{short}-{row['image_id'][:8]}", **row))
+    return chosen
 
 
 def _matches(uri: str, pattern: str) -> bool:
