@@ -182,21 +182,19 @@ def _masks(
     rows: pa.Table, ids: NDArray[np.int64], crossing: _Crossing, part: int
 ) -> tuple[pa.Table, NDArray[np.int64]]:
     """The tiles of a part with the numbers of its objects, and how many pixels changed class."""
-    here = crossing.part == part
-    now = crossing.class_ids[crossing.owner[here]]
-    differs = now != crossing.said[here]
-    changed = dict(zip(crossing.label[here][differs].tolist(), now[differs].tolist(), strict=True))
-    tiles = rows.to_pylist()
+    here = np.flatnonzero(crossing.part == part)
+    differs = here[crossing.class_ids[crossing.owner[here]] != crossing.said[here]]
+    changed: dict[int, int] = {}
     moved = np.zeros(256, np.int64)
+    for i in differs.tolist():
+        now, runs = int(crossing.class_ids[crossing.owner[i]]), crossing.runs[i]
+        area = int((runs[:, 2] - runs[:, 1]).sum())
+        moved[crossing.said[i]] -= area
+        moved[now] += area
+        changed[int(crossing.label[i])] = now
+    tiles = rows.to_pylist()
     if changed:
         tiles = [repaint_tile(tile, changed) for tile in tiles]
-        label = crossing.label[here][differs]
-        said = crossing.said[here][differs]
-        for one, before in zip(label.tolist(), said.tolist(), strict=True):
-            index = np.flatnonzero(here)[np.searchsorted(crossing.label[here], one)]
-            area = int(sum(run[2] - run[1] for run in crossing.runs[index].tolist()))
-            moved[before] -= area
-            moved[changed[one]] += area
     return pa.Table.from_pylist([_named(tile, ids, crossing) for tile in tiles], MASKS), moved
 
 

@@ -83,10 +83,8 @@ def repaint_tile(row: Mapping[str, Any], classes: Mapping[int, int]) -> dict[str
         classes: object, as the row names it → class id.
     """
     semantic, labels = _from_png(row["semantic"]), _from_png(row["instances"])
-    for label, name in enumerate(row["object_ids"], 1):
-        if name in classes:
-            semantic[labels == label] = classes[name]
-    return {**row, "semantic": _to_png(semantic)}
+    given = np.array([-1, *(classes.get(name, -1) for name in row["object_ids"])], np.int16)[labels]
+    return {**row, "semantic": _to_png(np.where(given < 0, semantic, given).astype(np.uint8))}
 
 
 def keep_in_tile(row: Mapping[str, Any], keep: NDArray[np.bool_]) -> dict[str, Any]:
