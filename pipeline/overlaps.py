@@ -37,12 +37,9 @@ def draw_covered(label: Label, window: Box) -> InstanceMap:
     inside = [one for one in label.objects if boxes_meet(one.box, window)]
     for number in np.argsort(-areas_of(inside), kind="stable"):
         one = inside[number]
-        y0, x0 = max(one.box.y0, window.y0), max(one.box.x0, window.x0)
-        y1, x1 = min(one.box.y1, window.y1), min(one.box.x1, window.x1)
-        there = (slice(y0 - one.box.y0, y1 - one.box.y0), slice(x0 - one.box.x0, x1 - one.box.x0))
-        here = (slice(y0 - window.y0, y1 - window.y0), slice(x0 - window.x0, x1 - window.x0))
-        hidden = one.mask()[there] & (label.instances[y0:y1, x0:x1] != one.id)
-        covered[here][hidden] = one.id
+        there, here = shared_windows(one.box, window)
+        shown = label.instances[window.y0 : window.y1, window.x0 : window.x1][here]
+        covered[here][one.mask()[there] & (shown != one.id)] = one.id
     return covered
 
 
@@ -88,3 +85,18 @@ _NONE = np.zeros(0, np.int64)
 def boxes_meet(one: Box, other: Box) -> bool:
     """Whether they share pixels."""
     return one.y0 < other.y1 and other.y0 < one.y1 and one.x0 < other.x1 and other.x0 < one.x1
+
+
+Window = tuple[slice, slice]
+"""Rows and columns of an array."""
+
+
+def shared_windows(one: Box, other: Box) -> tuple[Window, Window]:
+    """The pixels that two boxes share, which they must, in an array over each of them."""
+    y0, x0 = max(one.y0, other.y0), max(one.x0, other.x0)
+    y1, x1 = min(one.y1, other.y1), min(one.x1, other.x1)
+
+    def window(box: Box) -> Window:
+        return slice(y0 - box.y0, y1 - box.y0), slice(x0 - box.x0, x1 - box.x0)
+
+    return window(one), window(other)

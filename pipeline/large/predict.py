@@ -9,6 +9,7 @@ from pipeline.images.windows import WindowedImage
 from pipeline.large.grid import Grid
 from pipeline.large.keeping import Keep
 from pipeline.methods.base import Method
+from pipeline.overlaps import shared_windows
 from pipeline.predicting.predictor import Predictor
 from pipeline.predicting.regions import Cutting
 from pipeline.records import Box, Maps, Pixels
@@ -58,14 +59,11 @@ def read_maps(keep: Keep, grid: Grid, box: Box) -> dict[str, NDArray[np.uint8]]:
     whole: dict[str, NDArray[np.uint8]] = {}
     for part in grid.parts_in(box):
         core = grid.core(part)
-        y0, x0 = max(core.y0, box.y0), max(core.x0, box.x0)
-        y1, x1 = min(core.y1, box.y1), min(core.x1, box.x1)
+        there, here = shared_windows(core, box)
         table = keep.read("maps", part)
         for name in table.column_names:
             buffer = table[name][0].as_buffer()
             plane = np.frombuffer(buffer, np.uint8).reshape(core.y1 - core.y0, core.x1 - core.x0)
             target = whole.setdefault(name, np.empty(shape, np.uint8))
-            target[y0 - box.y0 : y1 - box.y0, x0 - box.x0 : x1 - box.x0] = plane[
-                y0 - core.y0 : y1 - core.y0, x0 - core.x0 : x1 - core.x0
-            ]
+            target[here] = plane[there]
     return whole

@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.overlaps import boxes_meet
+from pipeline.overlaps import boxes_meet, shared_windows
 from pipeline.records import Box
 
 ROUNDS = 4
@@ -82,7 +82,7 @@ def without_slivers(chosen: Sequence[Proposal]) -> list[Proposal]:
         shared = _shared(one, other)
         if not shared or shared >= _SLIVER * min(one.area, other.area):
             continue
-        mine, its = _windows(one.box, other.box)
+        mine, its = shared_windows(one.box, other.box)
         both = one.mask[mine] & other.mask[its]
         deeper = one.outness[mine] < other.outness[its]
         masks[i][mine] &= ~(both & ~deeper)
@@ -109,17 +109,6 @@ def _neighbours(proposals: Sequence[Proposal]) -> list[tuple[int, int]]:
     return sorted(pair for pair in pairs if boxes_meet(*(proposals[n].box for n in pair)))
 
 
-def _windows(one: Box, other: Box) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """What two boxes share, in each of them."""
-    y0, x0 = max(one.y0, other.y0), max(one.x0, other.x0)
-    y1, x1 = min(one.y1, other.y1), min(one.x1, other.x1)
-
-    def window(box: Box) -> tuple[slice, slice]:
-        return slice(y0 - box.y0, y1 - box.y0), slice(x0 - box.x0, x1 - box.x0)
-
-    return window(one), window(other)
-
-
 def _shared(one: Proposal, other: Proposal) -> int:
-    mine, its = _windows(one.box, other.box)
+    mine, its = shared_windows(one.box, other.box)
     return int(np.count_nonzero(one.mask[mine] & other.mask[its]))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import DatasetError
+from pipeline.overlaps import shared_windows
 from pipeline.records import Box, InstanceMap, SemanticMap
 
 TILE = 2048
@@ -55,10 +56,8 @@ def decode_window(rows: Iterable[Mapping[str, Any]], box: Box) -> tuple[Semantic
     semantic, instances = np.zeros(shape, np.uint8), np.zeros(shape, np.int32)
     for row in rows:
         classes, labels, object_ids = decode_tile(row)
-        y0, x0 = max(row["y0"], box.y0), max(row["x0"], box.x0)
-        y1, x1 = min(row["y1"], box.y1), min(row["x1"], box.x1)
-        here = (slice(y0 - box.y0, y1 - box.y0), slice(x0 - box.x0, x1 - box.x0))
-        there = (slice(y0 - row["y0"], y1 - row["y0"]), slice(x0 - row["x0"], x1 - row["x0"]))
+        tile = Box(row["y0"], row["x0"], row["y1"], row["x1"])
+        there, here = shared_windows(tile, box)
         semantic[here] = classes[there]
         instances[here] = np.append(0, object_ids).astype(np.int32)[labels[there]]
     return semantic, instances
