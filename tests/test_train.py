@@ -34,13 +34,23 @@ def test_the_learning_rate_is_annealed_to_the_end_of_the_time() -> None:
     settings = TrainSettings(data="d", output="o", max_minutes=1.0)
     schedule = Schedule(settings, steps_per_epoch=10, started=time.time() - 15)
     assert schedule.progress(0) < 0.01
-    late = Schedule(settings, 10, time.time() - 30)
-    late.started -= 31
+    late = Schedule(settings, 10, time.time() - 61, first=30)
     assert late.progress(5) == 1
     assert schedule.factor(schedule.warmup) == pytest.approx(1)
     assert schedule.factor(1) == pytest.approx(0)
     by_steps = Schedule(TrainSettings(data="d", output="o", epochs=4), 10, time.time())
     assert [by_steps.progress(n) for n in (0, 20, 40)] == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_a_clock_that_is_set_meanwhile_makes_no_training_longer_or_shorter(
+    monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    settings = TrainSettings(data="d", output="o", max_minutes=1.0)
+    schedule = Schedule(settings, 10, time.time() - 30, first=0.0)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + step)
+    assert schedule.progress(0) == pytest.approx(0.5, abs=0.02)
 
 
 def test_an_output_that_cannot_be_written_is_told_before_any_image_is_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 Ray Train gives its driver what workers reported when all is over; a progress bar wants it now.
 """
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -90,7 +91,7 @@ class StepReporter:
 
     def __init__(self, mailbox: Any) -> None:
         self.mailbox = mailbox
-        self.sent = 0.0
+        self.sent = -math.inf
         self.answer: Any = None
         self.stopping = False
 
@@ -98,7 +99,7 @@ class StepReporter:
         if self.answer is not None and ray.wait([self.answer], timeout=0)[0]:
             self.stopping |= ray.get(self.answer)
             self.answer = None
-        if self.answer is None and time.time() - self.sent >= _REPORT_SECONDS:
-            self.sent = time.time()
+        if self.answer is None and time.monotonic() - self.sent >= _REPORT_SECONDS:
+            self.sent = time.monotonic()
             self.answer = self.mailbox.put.remote(report)
         return self.stopping

@@ -114,7 +114,7 @@ def train_bundle(
         TesseraError: the settings can't be used.
         StoppedError: SIGTERM came; what was trained so far can be resumed.
     """
-    began = time.time()
+    began = time.monotonic()
     unfinished = find_unfinished(settings)
     check_writable(settings)
     pretrained = None if unfinished else find_pretrained(settings)
@@ -146,7 +146,7 @@ def train_bundle(
             streams=loaded.streams(configured),
             crop_weights=_crop_weights(configured, loaded.survey),
             threads=max(1, int(resources.largest_node_cpus) // _per_node(most, resources)),
-            started=began,
+            started=time.time() - (time.monotonic() - began),
             run_uri=storage.join(checkpoints_uri(settings), run),
             marker=marker_uri(settings),
             resume_from=unfinished.uri if unfinished else None,
@@ -271,7 +271,7 @@ def _publish(checkpoint: str, settings: ConfiguredSettings, began: float) -> Tra
     text = to_yaml(settings, left_out)
     storage.write_bytes(storage.join(settings.output, SETTINGS_NAME), text.encode())
     spec, validation = load_spec(settings.output), load_validation(settings.output)
-    return TrainResult(settings.output, spec, validation, time.time() - began)
+    return TrainResult(settings.output, spec, validation, time.monotonic() - began)
 
 
 def _write_card(

@@ -152,7 +152,7 @@ class Training:
         self.schedule = Schedule(settings, self.steps, started, self.state.first)
         self.state.first = self.schedule.first
         self.stop = False
-        self.saved = time.time()
+        self.saved = time.monotonic()
         self._lost = 0  # steps up to now, one after the other, that changed nothing
 
     def run(self) -> Iterator[EpochReport | Notice | SaveDue]:
@@ -218,7 +218,7 @@ class Training:
             state.epoch, self.steps, settings.batch_size, rank, world, first=state.step, parts=parts
         )
         self.model.train()
-        began, first = time.time(), state.done
+        began, first = time.monotonic(), state.done
         with contextlib.closing(prefetch(batches, device=self.device)) as ready:
             while state.step < self.steps:
                 beat = self._beat()
@@ -226,15 +226,15 @@ class Training:
                     return
                 if beat.save:
                     yield self._save(last=False)
-                    began += time.time() - self.saved
+                    began += time.monotonic() - self.saved
                 state.progress = beat.progress
-                start = time.time()
+                start = time.monotonic()
                 loss = self._step([next(ready) for _ in range(parts)])
-                state.training_seconds += time.time() - start
+                state.training_seconds += time.monotonic() - start
                 state.loss_sum += loss if math.isfinite(loss) else 0.0
                 if self._lost == 1:
                     yield Notice(f"step {state.done:,} has no finite gradient, and is left out")
-                speed = self._pixels(state.done - first) / (time.time() - began)
+                speed = self._pixels(state.done - first) / (time.monotonic() - began)
                 report = StepReport(
                     state.epoch, state.done, loss, self._rate(), state.progress, speed
                 )
@@ -307,13 +307,13 @@ class Training:
         fresh = state.done - state.validated < self.settings.min_steps
         overdue = late and not soon_over and not fresh
         can_save = self.can_save()
-        save = can_save and time.time() - self.saved >= self.settings.checkpoint_minutes * 60
+        save = can_save and time.monotonic() - self.saved >= self.settings.checkpoint_minutes * 60
         said = from_first([progress, save, self.stop, validate, overdue, can_save])
         return _Beat(said[0], *(bool(one) for one in said[1:]))
 
     def _validate(self) -> Iterator[EpochReport | Notice]:
         """Measure the averaged weights and remember them when they are the best so far."""
-        began, state = time.time(), self.state
+        began, state = time.monotonic(), self.state
         steps, seconds = state.done - state.validated, max(state.training_seconds, 1e-9)
         epoch = state.epoch if state.step else state.epoch - 1
         pictured = is_milestone(epoch) or state.progress >= 1
@@ -342,7 +342,7 @@ class Training:
             validation=found.validation,
             overlays=found.overlays,
             seconds=seconds,
-            validation_seconds=time.time() - began,
+            validation_seconds=time.monotonic() - began,
             pixels_per_second=self._pixels(steps) / seconds,
             needs=self._needs(),
         )
@@ -389,7 +389,7 @@ class Training:
         )
 
     def _save(self, *, last: bool) -> SaveDue:
-        self.saved = time.time()
+        self.saved = time.monotonic()
         return SaveDue(last)
 
     def _pixels(self, steps: int) -> int:

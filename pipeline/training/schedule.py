@@ -13,7 +13,7 @@ class Schedule:
 
     With a time limit the cosine runs on the clock, so that it reaches zero when the time is up.
     The time that a training was away, or has lost with a worker, is not on that clock: `started` is
-    later by as much.
+    later by as much. Nor does it follow the machine's clock where that is set meanwhile.
 
     Attributes:
         first: seconds from the start to the first step; the warm-up begins with it.
@@ -26,7 +26,9 @@ class Schedule:
         started: float,
         first: float | None = None,
     ) -> None:
-        self.started = started
+        # Another process has read the machine's clock for it; from here on nobody does.
+        self._before = max(0.0, time.time() - started)
+        self._since = time.monotonic()
         self.seconds = settings.max_minutes * 60 if settings.max_minutes else None
         epochs = settings.epochs or (None if self.seconds else DEFAULT_EPOCHS)
         self.steps = epochs * steps_per_epoch if epochs else None
@@ -35,7 +37,7 @@ class Schedule:
 
     def elapsed(self) -> float:
         """Seconds that the training has taken, its preparations included."""
-        return time.time() - self.started
+        return self._before + time.monotonic() - self._since
 
     def progress(self, step: int, reserve: float = 0.0) -> float:
         """0 at the start, 1 when the steps or the time are used up.
