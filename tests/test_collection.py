@@ -18,15 +18,15 @@ import pytest
 
 from pipeline import storage
 from pipeline.config import CollectionSettings
-from pipeline.errors import DataError, SettingsError, UnavailableError
+from pipeline.errors import DataError, SettingsError, StorageError, UnavailableError
 from pipeline.images import partitions
 from pipeline.images.collection import (
-    MISSING,
     Collection,
     image_identity,
     listing_schema,
     open_collection,
 )
+from pipeline.images.lookup import MISSING, UNKNOWN
 from pipeline.images.partitions import PartitionSpec, partition_dir, partition_values
 from pipeline.parsing import load
 from pipeline.storage import retrying
@@ -154,6 +154,57 @@ def test_what_a_manifest_says_is_not_looked_up(tmp_path: Path, kind: str) -> Non
     assert rows[0]["size"] == 3
     write_table(path, {key: columns[key][:2] for key in ("uri", "version")})
     assert [(r["version"], r["size"]) for r in listed(path)] == [("00123", -1), ("e1", -1)]
+
+
+def test_a_row_that_can_not_be_looked_up_costs_no_other(tmp_path: Path) -> None:
+    """Reading it says what is wrong. Where no row can be, it is not the row."""
+    (tmp_path / "a.png").write_bytes(b"x")
+    path = tmp_path / "list.parquet"
+    bad = ["a.png/b.png", "x" * 300 + ".png", "nul\0.png", "no-such://b/c.png"]
+    pq.write_table(pa.table({"uri": [*bad, "a.png"]}), path)
+    rows = {row["uri"]: row for row in listed(path)}
+    assert len(rows) == 5
+    known = rows.pop(f"{tmp_path}/a.png")
+    assert known["size"] == 1
+    assert {(row["version"], row["size"]) for row in rows.values()} == {(UNKNOWN, -1)}
+    pq.write_table(pa.table({"uri": bad}), path)
+    with pytest.raises(StorageError, match=r"b\.png: .*a\.png is a file, not a folder"):
+        listed(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_an_image_has_one_uri_however_a_manifest_spells_it(tmp_path: Path, kind: str) -> None:
+    for name in ("a.png", "~a.png", "~$b.png"):
+        (tmp_path / name).write_bytes(b"x")
+    path = tmp_path / f"list.{kind}"
+    spelled = [
+        "a.png",
+        f"{tmp_path}/./a.png",
+        f"file://{tmp_path}/a.png",
+        f"FILE://{tmp_path}/a.png",
+    ]
+    write_table(path, {"uri": [*spelled, "~a.png", "~$b.png"]})
+    names = ["a.png"] * 4 + ["~$b.png", "~a.png"]
+    assert [row["uri"] for row in listed(path)] == [f"{tmp_path}/{name}" for name in names]
+    stored = ["s3a://b/k.png", "S3://b/k.png", "s3://b/k.png", "s3://b/z.zarr/", "https://h/k/"]
+    write_table(path, {"uri": stored, "version": ["v"] * 5})
+    assert [row["uri"] for row in listed(path)] == [
+        "https://h/k/", "s3://b/k.png", "s3://b/k.png", "s3://b/k.png", "s3://b/z.zarr",
+    ]  # fmt: skip
+
+
+def test_a_zarr_is_one_image_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    root = tmp_path / "new\nline #1" / "a.zarr"
+    (root / "0").mkdir(parents=True)
+    (root / "0" / "0.0").write_bytes(b"x")
+    (root / ".zattrs").write_bytes(b"{}")
+    (row,) = listed(tmp_path)
+    assert row["uri"] == str(root)
+    assert row["version"] != MISSING
+    with pytest.raises(
+        DataError, match=r"(?s)lies inside .*a\.zarr, which is one image: give that"
+    ):
+        listed(root / "0")
 
 
 @pytest.mark.parametrize(

@@ -251,16 +251,17 @@ def test_a_manifest_with_what_can_not_be_read(
     image = encode_image(make_scene(40, 50, 4, 0).image, "png")
     (tmp_path / "here.png").write_bytes(image)
     (tmp_path / "folder.png").mkdir()
-    (tmp_path / "list.csv").write_text("uri\nhere.png\ngone.png\nfolder.png\n")
+    (tmp_path / "list.csv").write_text("uri\nhere.png\ngone.png\nfolder.png\nhere.png/in.png\n")
     given = settings(
         str(tmp_path / "list.csv"), trained, tmp_path / "out", images_per_shard=images_per_shard
     )
     assert predict.work(given) == 0
-    assert sql(tmp_path / "out", "select code, uri from $rejects order by code") == [
+    assert sql(tmp_path / "out", "select code, uri from $rejects order by code, uri") == [
         ("not_found", f"{tmp_path}/gone.png"),
         ("unreadable", f"{tmp_path}/folder.png"),
+        ("unreadable", f"{tmp_path}/here.png/in.png"),
     ]
-    hint = "2 rejects of the last run may be due to the store or the credentials (not_found, "
+    hint = "3 rejects of the last run may be due to the store or the credentials (not_found, "
     assert hint in capsys.readouterr().out
     assert predict.work(given) == 0
     told = capsys.readouterr().out

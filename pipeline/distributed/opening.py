@@ -17,7 +17,7 @@ from pipeline.distributed.session import user_error
 from pipeline.distributed.stages import GraphSettings
 from pipeline.distributed.witness import gives_others
 from pipeline.errors import TesseraError
-from pipeline.images.collection import MISSING
+from pipeline.images.lookup import MISSING
 from pipeline.large.keeping import Keep, Opened, Rejected
 from pipeline.records import Shard, SourceImage
 

@@ -17,7 +17,7 @@ from pipeline.errors import (
     RejectError,
     StorageError,
 )
-from pipeline.images.collection import MISSING
+from pipeline.images.lookup import MISSING
 from pipeline.images.reader import Admit, decode_image
 from pipeline.images.windows import is_zarr
 from pipeline.records import Reject, Shard, SourceImage

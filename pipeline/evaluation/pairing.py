@@ -23,7 +23,7 @@ def predicted_rows(
     """
     wanted = {image.name for image in images}
     by_name = _by_name(images)
-    by_uri = {image.image_uri: image.name for image in images}
+    by_uri = {storage.canonical(image.image_uri): image.name for image in images}
     found: dict[str, Mapping[str, Any]] = {}
     twice: set[str] = set()
     itself: set[str] = set()  # names whose prediction is of the annotated file, not of a namesake

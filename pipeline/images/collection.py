@@ -5,12 +5,10 @@
 Nothing is held for the whole collection, so its size does not matter. A manifest is Parquet or CSV
 with a `uri` column, and optionally `version` and `size`, which spare looking every file up. URIs
 that are relative are meant from the manifest's own folder.
-
-A Zarr is a folder, and one image. Its version is that of its metadata: who changes chunks and
-nothing else is not noticed.
 """
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
@@ -22,22 +20,18 @@ from pipeline import storage
 from pipeline.errors import DataError, SettingsError
 from pipeline.images.inventory import is_inventory, open_inventory, read_inventory
 from pipeline.images.lists import BATCH_ROWS, ListFile, as_text, open_list
+from pipeline.images.lookup import LookUp
 from pipeline.images.manifest import read_manifest
 from pipeline.images.partitions import PartitionSpec
 from pipeline.images.reader import FORMATS
 
-__all__ = ["MISSING", "Collection", "image_identity", "listing_schema", "open_collection"]
+__all__ = ["Collection", "image_identity", "listing_schema", "open_collection"]
 
-MISSING = "missing"
-"""The version of a listed image that is not there; reading it will say so."""
-_LOOKED_UP = 4096
-"""URIs that are looked up together."""
 _LIST_SUFFIXES = (".parquet", ".csv", ".csv.gz")
-_ZARR = r"(?i)^(?P<root>.*?[^/]\.zarr)/"
+_ZARR = r"(?is)^(?P<root>.*?[^/]\.zarr)/"
 _NAMED = 5
 """Suffixes that are told of."""
 _SUFFIX = r"[^/](?P<suffix>\.[A-Za-z][A-Za-z0-9]{0,9})$"  # no number, of which there may be many
-_ZARR_METADATA = ("zarr.json", ".zattrs", ".zgroup", ".zarray")
 Source = Callable[[], Iterator[pa.RecordBatch]]
 """Batches with uri, version (null where the store has to be asked), size, and the columns that
 partitions come from."""
@@ -99,11 +93,12 @@ class Collection:
         self.listed = self.ignored = self.unpartitioned = 0
         self._suffixes.clear()
         zarrs: set[str] = set()
+        look_up = LookUp()
         for found in self._source():
             batches = self._images_of(found, zarrs) if self._by_name else [found]
             for batch in batches:
                 if batch.num_rows:
-                    yield self._listing(batch)
+                    yield self._listing(batch, look_up)
 
     def _images_of(self, found: pa.RecordBatch, zarrs: set[str]) -> Iterator[pa.RecordBatch]:
         """The files that are images, and the Zarrs that files belong to, each once."""
@@ -127,10 +122,10 @@ class Collection:
         for pair in pc.value_counts(pc.utf8_lower(found)).to_pylist():
             self._suffixes[pair["values"]] += pair["counts"]
 
-    def _listing(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def _listing(self, batch: pa.RecordBatch, look_up: LookUp) -> pa.RecordBatch:
         uris, versions, sizes = batch["uri"], batch["version"], batch["size"]
         if versions.null_count:
-            versions, sizes = _looked_up(uris, versions, sizes)
+            versions, sizes = look_up.complete(uris, versions, sizes)
         given = {name: as_text(batch, name, self.uri) for name in self.partitions.from_manifest}
         values = self.partitions.values(uris, given)
         self.listed += batch.num_rows
@@ -148,7 +143,8 @@ def open_collection(uri: str, partitions: PartitionSpec | None = None) -> Collec
 
     Raises:
         StorageError: it can't be looked up.
-        DataError: it does not exist, or its file can't be read or has not the columns needed.
+        DataError: it does not exist, or lies inside an image; or its file can't be read or has not
+            the columns needed.
         SettingsError: a partition is a column, and there are no columns.
     """
     uri, partitions = storage.absolute(uri), partitions or PartitionSpec()
@@ -161,6 +157,8 @@ def open_collection(uri: str, partitions: PartitionSpec | None = None) -> Collec
     if PurePosixPath(uri).suffix.lower() == ".json":
         return _of_inventory(uri, partitions, open_inventory(uri))
     _refuse_columns(uri, partitions)
+    if inside := re.match(_ZARR, uri):
+        raise DataError(f"{uri} lies inside {inside['root']}, which is one image: give that")
     if not storage.exists(uri):
         raise DataError(f"{uri} does not exist")
     return Collection(uri, partitions, lambda: _walk(uri), True)
@@ -199,26 +197,6 @@ def _found(files: list[storage.StoredFile]) -> pa.RecordBatch:
     versions = pa.array([file.version for file in files], pa.string())
     sizes = pa.array([file.size for file in files], pa.int64())
     return pa.record_batch({"uri": uris, "version": versions, "size": sizes})
-
-
-def _looked_up(uris: pa.Array, version: pa.Array, size: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """Versions and sizes, as the store has them where the listing says no version."""
-    versions, sizes, names = version.to_pylist(), size.to_pylist(), uris.to_pylist()
-    unknown = [row for row, value in enumerate(versions) if value is None]
-    for start in range(0, len(unknown), _LOOKED_UP):
-        rows = unknown[start : start + _LOOKED_UP]
-        for row, file in zip(rows, storage.stat_many([names[row] for row in rows]), strict=True):
-            zarr = names[row].lower().endswith(".zarr")
-            versions[row] = _zarr_version(names[row]) if zarr else file.version if file else MISSING
-            sizes[row] = file.size if file and not zarr else -1
-    return pa.array(versions, pa.string()), pa.array(sizes, pa.int64())
-
-
-def _zarr_version(uri: str) -> str:
-    """Of the documents that say what it holds."""
-    found = storage.stat_many([storage.join(uri, name) for name in _ZARR_METADATA])
-    versions = [file.version for file in found if file]
-    return storage.content_hash("\0".join(versions).encode()) if versions else MISSING
 
 
 def _identities(uris: pa.Array, versions: pa.Array) -> pa.Array:

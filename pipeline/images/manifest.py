@@ -10,6 +10,9 @@ from pipeline.errors import DataError
 from pipeline.images.lists import ListFile, as_sizes, as_text, without_blanks
 from pipeline.images.partitions import PartitionSpec
 
+_PLAIN = r"(?s)^(s3|gs|abfs)://.*[^/]$"
+"""A URI that is whole, and has one spelling."""
+
 
 def read_manifest(table: ListFile, partitions: PartitionSpec) -> Iterator[pa.RecordBatch]:
     """Columns uri, version and size, and those that partitions come from.
@@ -37,13 +40,13 @@ def read_manifest(table: ListFile, partitions: PartitionSpec) -> Iterator[pa.Rec
 
 
 def _resolved(table: ListFile, batch: pa.RecordBatch, first_row: int) -> pa.Array:
-    """The URIs, whole: relative ones are meant from the manifest's folder."""
+    """The URIs, whole and in one spelling: relative ones are meant from the manifest's folder."""
     uris = pc.utf8_trim_whitespace(pc.fill_null(as_text(batch, "uri", table.uri), ""))
     blank = pc.index(uris, "").as_py()
     if blank >= 0:
         raise DataError(f"{table.uri}: row {first_row + blank} has no uri")
-    has_scheme = pc.match_substring(uris, "://")
-    if pc.all(has_scheme).as_py():
-        return uris
     folder = table.uri.rpartition("/")[0]
-    return pa.array([storage.resolve(uri, folder) for uri in uris.to_pylist()], pa.string())
+    if pc.all(pc.match_substring_regex(uris, _PLAIN)).as_py():
+        return uris
+    whole = [storage.canonical(storage.resolve(uri, folder)) for uri in uris.to_pylist()]
+    return pa.array(whole, pa.string())

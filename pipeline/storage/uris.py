@@ -15,17 +15,23 @@ def absolute(uri: str) -> str:
 def canonical(uri: str) -> str:
     """The one spelling of what may be spelled in several ways.
 
-    `file:///a/b/` and `/a/./b` → `/a/b`; `s3a://bucket/a/` → `s3://bucket/a`.
+    `file:///a/b/` and `/a/./b` → `/a/b`; `s3a://bucket/a/` and `S3://bucket/a` → `s3://bucket/a`.
     """
     scheme, mark, path = uri.partition("://")
-    if not mark or scheme in ("file", "local"):
+    scheme = scheme.lower() if mark else "file"
+    if scheme in ("file", "local"):
         return absolute(path if mark else uri)
+    if scheme in ("http", "https"):
+        return f"{scheme}://{path}"  # with a slash at its end it may be another page
     return f"{_SCHEMES.get(scheme, scheme)}://{path.rstrip('/')}"
 
 
 def resolve(value: str, folder: str) -> str:
-    """A URI as a file in some folder names it: whole, or relative to that folder."""
-    if "://" in value or value.startswith(("/", "~")):
+    """A URI as a file in some folder names it: whole, or relative to that folder.
+
+    `~/a.png` lies at home, `~a.png` in that folder.
+    """
+    if "://" in value or value.startswith(("/", "~/")):
         return absolute(value)
     scheme, mark, path = folder.partition("://")
     if not mark:
