@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.errors import DataError
+from pipeline.labels.files import stem
 from pipeline.records import AnnotatedImage
 from pipeline.tables.dataset import OutputDataset
 
@@ -31,7 +32,7 @@ def predicted_rows(
     for batch in dataset.consistent(lambda now: list(now.scan("images", columns))):
         for row in batch.to_pylist():
             own = by_uri.get(row["uri"])
-            name = own or by_name.get(_stem(row["uri"]))
+            name = own or by_name.get(stem(row["uri"]))
             if name is None or name in itself:
                 continue
             if own is not None:
@@ -58,8 +59,8 @@ def predicted_rows(
 
 def _by_name(images: Sequence[AnnotatedImage]) -> dict[str, str]:
     """Name of a file without suffix → name of the image: its own, or that of its file alone."""
-    files = Counter(_stem(image.image_uri) for image in images)
-    alone = {_stem(i.image_uri): i.name for i in images if files[_stem(i.image_uri)] == 1}
+    files = Counter(stem(image.image_uri) for image in images)
+    alone = {stem(i.image_uri): i.name for i in images if files[stem(i.image_uri)] == 1}
     return alone | {image.name: image.name for image in images}
 
 
@@ -74,12 +75,7 @@ def _rejects(
     columns = ["uri", "code", "message"]
     for batch in dataset.consistent(lambda now: list(now.scan("rejects", columns))):
         for row in batch.to_pylist():
-            name = by_uri.get(row["uri"]) or by_name.get(_stem(row["uri"]))
+            name = by_uri.get(row["uri"]) or by_name.get(stem(row["uri"]))
             if name is not None:
                 reasons[name] = f"{row['code']}: {row['message']}"
     return [(name, reasons[name]) for name in names if name in reasons]
-
-
-def _stem(uri: str) -> str:
-    """A file's name without suffix."""
-    return storage.name_of(uri).rpartition(".")[0]

@@ -4,7 +4,6 @@ import fnmatch
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline import storage
 from pipeline.errors import DatasetError
+from pipeline.labels.files import stem
 from pipeline.records import thing_ids
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.masks import decode_tile
@@ -54,13 +54,13 @@ def choose_images(dataset: OutputDataset, pattern: str | None) -> list[Chosen]:
     if not found:
         what = "holds no image" if pattern is None else f"holds no image that matches {pattern}"
         raise DatasetError(f"{dataset.uri} {what}")
-    stems = [PurePosixPath(storage.name_of(row["uri"])).stem for row in found]
-    seen = Counter(stems)
+    names = [stem(row["uri"]) for row in found]
+    seen = Counter(names)
     chosen = []
-    for row, stem in zip(found, stems, strict=True):
-        short = stem.encode()[:_LONGEST_NAME].decode(errors="ignore")
-        alone = seen[stem] == 1 and short == stem
-        chosen.append(Chosen(name=stem if alone else f"{short}-{row['image_id'][:8]}", **row))
+    for row, name in zip(found, names, strict=True):
+        short = name.encode()[:_LONGEST_NAME].decode(errors="ignore")
+        alone = seen[name] == 1 and short == name
+        chosen.append(Chosen(name=name if alone else f"{short}-{row['image_id'][:8]}", **row))
     return chosen
 
 
