@@ -16,7 +16,7 @@ import tifffile
 import zarr
 from numpy.typing import NDArray
 from PIL import Image
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, ZstdCodec
 
 from pipeline import storage
 from pipeline.config import ReaderSettings
@@ -646,6 +646,17 @@ def test_a_zarr_that_is_no_image_is_said_so(
     group.attrs.update(attributes)
     with pytest.raises(RejectError, match=message) as caught:
         open_windows(str(tmp_path / "a.zarr"))
+    assert caught.value.code == "layout"
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_zarr_that_is_packed_in_an_unknown_way_is_said_so(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "a.zarr"
+    write_zarr(path, version, compressors=numcodecs.Zstd() if version == 2 else ZstdCodec())
+    document = path / "0" / (".zarray" if version == 2 else "zarr.json")
+    document.write_text(document.read_text().replace('"zstd"', '"brand-new"'))
+    with pytest.raises(RejectError, match=r"not supported \(.*brand-new.*store it with") as caught:
+        open_windows(str(path))
     assert caught.value.code == "layout"
 
 

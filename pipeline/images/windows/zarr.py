@@ -108,6 +108,12 @@ def _array(group: Any, path: str, axes: str) -> Any:
         raise RejectError(
             "corrupt", f"damaged Zarr: its level {path} is not there; was it copied whole?"
         ) from error
+    except ValueError as error:
+        if type(error).__name__ != "UnknownCodecError":  # Zarr's, or numcodecs'
+            raise
+        raise RejectError(
+            "layout", f"is packed in a way that is not supported ({error}); store it with Zstandard"
+        ) from error
     if array.ndim != len(axes):
         raise RejectError("layout", f"has axes {axes}, and a level {path} of shape {array.shape}")
     return array
