@@ -21,6 +21,7 @@ from pipeline.errors import BundleError, DataError, DatasetError, SettingsError,
 from pipeline.records import CountCalibration, reported
 from pipeline.synthetic import CLASSES, FORMATS, encode_image, make_scene, write_annotated
 from pipeline.tables.dataset import OutputDataset
+from tests.conftest import ROOT
 from tests.test_reader import BAD
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -279,6 +280,25 @@ def test_other_results_are_not_mixed_in(output: Path, images: str, trained: str)
         Backfill(given)
     with Backfill(settings(images, trained, output, workers=1)).plan() as work:
         assert work.nothing
+
+
+def test_a_model_that_is_replaced_during_a_run_predicts_nothing(
+    trained: str, images: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training may end where the model lies, and rows say which model they are of."""
+    model = shutil.copytree(trained, tmp_path / "model")
+    begin = Backfill._begin
+
+    def then_trained_anew(*given: object) -> object:
+        run = begin(*given)  # type: ignore[arg-type]
+        for name in ("bundle.json", "weights.safetensors"):
+            shutil.copy(ROOT / "models/nuclei" / name, model / name)
+        return run
+
+    monkeypatch.setattr(Backfill, "_begin", then_trained_anew)
+    with pytest.raises(BundleError, match="not the model any more"):
+        predict.work(settings(images, str(model), tmp_path / "out"))
+    assert not list((tmp_path / "out").glob("images/**/*.parquet"))
 
 
 def test_who_waited_for_the_lease_looks_again(

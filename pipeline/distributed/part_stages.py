@@ -119,7 +119,7 @@ class PredictPart:
             bounds = IntensityRange(
                 np.array(opened.low, np.float64), np.array(opened.high, np.float64)
             )
-            maps = predict_part(pixels, corner, core, opened.shape[:2], bounds, self.predictor)
+            maps = predict_part(pixels, corner, core, opened.shape[:2], bounds, self.predictor())
             done = to_table(replace(part, peak_memory=max(part.peak_memory, peak_memory())))
             for name, plane in maps.items():
                 column = pa.array([plane.tobytes()], pa.large_binary())

@@ -24,7 +24,7 @@ from pipeline.distributed.blocks import (
 from pipeline.distributed.failures import Failure
 from pipeline.distributed.reading import read_images, rejected
 from pipeline.distributed.timing import NO_SECONDS, SECONDS, Stage, StageSeconds, timed
-from pipeline.errors import RejectError
+from pipeline.errors import BundleError, RejectError
 from pipeline.grouping import group_in_order
 from pipeline.memory import peak_memory
 from pipeline.models.bundle import BundleSpec
@@ -128,8 +128,25 @@ def read_shard(table: pa.Table, settings: PredictSettings) -> pa.Table:
     return _stage("read", table, work)
 
 
-def load_predictor(settings: GraphSettings, threads: int) -> "Predictor":
-    """The model, ready to be used by this process."""
+def load_predictor(settings: GraphSettings, threads: int) -> Callable[[], "Predictor"]:
+    """The model, ready to be used by this process.
+
+    One that can't be used is told when it is asked for, as what fails the work: where it was told
+    at once, Ray would only start the process again, and again.
+    """
+    try:
+        predictor = _load_predictor(settings, threads)
+    except BundleError as error:
+        told = error
+
+        def refuse() -> "Predictor":
+            raise told
+
+        return refuse
+    return lambda: predictor
+
+
+def _load_predictor(settings: GraphSettings, threads: int) -> "Predictor":
     # Heavy imports belong to the processes that need them.
     import cv2
     import torch
@@ -142,6 +159,11 @@ def load_predictor(settings: GraphSettings, threads: int) -> "Predictor":
     torch.set_num_threads(threads)
     cv2.setNumThreads(1)
     bundle = load_bundle(settings.model_uri)
+    if bundle.spec.fingerprint != settings.model:
+        raise BundleError(
+            f"{settings.model_uri} is not the model any more that this run began with: put that "
+            "one back to go on, or --replace what is done by the new one"
+        )
     method = build_method(bundle.spec.method, bundle.spec.classes)
     device = pick_device()
     engine = TorchEngine(
@@ -168,6 +190,7 @@ class PredictShard:
         return _stage("predict", table, self._predict)
 
     def _predict(self, block: Block, table: pa.Table) -> pa.Table:
+        predictor = self.predictor()
         checked: list[ReadImage] = []
         maps: list[PackedMaps | None] = []
         for group in group_in_order(block.images, self._bytes, _GROUP_BYTES):
@@ -175,11 +198,11 @@ class PredictShard:
             for image in group:
                 try:
                     if image.pixels is not None:
-                        inputs.append(self.predictor.prepare(image.pixels))
+                        inputs.append(predictor.prepare(image.pixels))
                     checked.append(image)
                 except RejectError as error:
                     checked.append(rejected(image.source, "predict", error))
-            found = map(packed, self.predictor.predict(inputs))
+            found = map(packed, predictor.predict(inputs))
             maps += [None if i.pixels is None else next(found) for i in checked[len(maps) :]]
         return to_table(replace(block, images=tuple(checked)), maps)
 
