@@ -78,7 +78,7 @@ def make_dataset(output: Path, listing: pa.RecordBatch, model: str, manifest: st
         results=spec.results,
     ) as plan:
         about = {"kind": "predict", "results": spec.results, "input": manifest}
-        run = new_run(str(output), plan.batches(), "", **about)
+        run = new_run(str(output), plan.batches(), "", lambda: None, **about)
         for shard in shards_of(plan.batches()):
             for table, data in empty.items():
                 Path(shard_file(str(output), table, "", shard.id)).write_bytes(data)

@@ -58,7 +58,7 @@ def test_what_a_killed_writer_left_goes_however_the_output_is_spelled(tmp_path: 
     left = tmp_path / "out/objects/.0123456789abcdef.parquet.tessera-0123abcd"
     left.parent.mkdir()
     left.write_bytes(b"half")
-    remove_orphans(dataset.uri)
+    remove_orphans(dataset.uri, lambda: None)
     assert not left.exists()
 
 

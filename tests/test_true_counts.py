@@ -107,7 +107,7 @@ def counted_image(name: str, cells: int, crystals: int) -> PredictedImage:
 
 def commit(dataset: OutputDataset, shard: str, results: str, *images: PredictedImage) -> None:
     """In a run of its own, with a model and settings that have these results."""
-    run = new_run(dataset.uri, [], "", kind="predict", results=results)
+    run = new_run(dataset.uri, [], "", lambda: None, kind="predict", results=results)
     commit_shard(dataset.uri, images, [], CLASSES, Provenance(shard, run.id, "model"))
 
 

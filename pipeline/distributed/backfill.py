@@ -235,8 +235,9 @@ class Backfill:
             return 0
         # Before the closing, since nobody looks any more for what a closed run has left; and
         # before the sweep, whose end hides that the removal of a shard was cut off.
-        remove_orphans(self.dataset.uri)
+        remove_orphans(self.dataset.uri, lease.check)
         for run in others:
+            lease.check()
             run.close("another command")
         if not swept:
             with without_known_notices(), ray_session(), unwrapped_errors():
@@ -261,7 +262,7 @@ class Backfill:
         ):
             if self.settings.workers:
                 check_fits(self.settings.workers, resources)
-            run = self._begin(work)
+            run = self._begin(work, lease)
             attempt = Attempt(run, work.plan.images, on_progress)
             try:
                 check = partial(_may_go_on, stop, lease)
@@ -298,15 +299,17 @@ class Backfill:
         with without_known_notices(), ray_session(), unwrapped_errors():
             prune(self.dataset, gone, self.collection, lease)
 
-    def _begin(self, work: Work) -> Run:
+    def _begin(self, work: Work, lease: Lease) -> Run:
+        lease.check()
         self.dataset.create()
-        remove_orphans(self.dataset.uri)
+        remove_orphans(self.dataset.uri, lease.check)
         if work.resumed is not None:
             return work.resumed
         return new_run(
             self.dataset.uri,
             work.plan.batches(),
             to_yaml(self.settings),
+            lease.check,
             kind="predict",
             results=self.results,
             input=self.collection.uri,

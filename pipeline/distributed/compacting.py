@@ -44,9 +44,10 @@ class Compaction:
 
 def settle(dataset: OutputDataset, lease: Lease) -> None:
     """Close what was interrupted, so that no plan names shards that are about to go."""
-    remove_orphans(dataset.uri)
+    remove_orphans(dataset.uri, lease.check)
     for run in dataset.runs():
         if not run.finished:
+            lease.check()
             run.close("a compaction")
     sweep_all(dataset, lease)
 
@@ -78,6 +79,7 @@ def compact(
             dataset.uri,
             plan_rows(dataset.live(snapshot), wave),
             "",
+            lease.check,
             kind="compact",
             results=dataset.spec.results,
         )

@@ -40,6 +40,7 @@ def prune(dataset: OutputDataset, gone: Gone, collection: Collection, lease: Lea
         dataset.uri,
         _as_plan(gone.rows, here),
         "",
+        lease.check,
         folder=GONE,
         kind="prune",
         results=dataset.spec.results,

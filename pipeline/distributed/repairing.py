@@ -34,22 +34,23 @@ class Repaired:
 
 def repair(dataset: OutputDataset, findings: Iterable[Finding], lease: Lease) -> Repaired:
     """Mend what was found. Killed in between, it can be called again."""
-    lease.check()
     damaged = {finding.shard for finding in findings if finding.shard}
     # Before the closing, since nobody looks any more for what a closed run has left.
-    orphans = remove_orphans(dataset.uri)
+    orphans = remove_orphans(dataset.uri, lease.check)
     for run in dataset.runs():
         if not run.finished:
+            lease.check()
             run.close("a repair")
     snapshot = dataset.snapshot()
     # Their images are missing from then on, and so the plan below holds them.
     known = damaged & snapshot.shards.keys()
+    lease.check()  # the shards of these names may be another run's by now, and good
     discard_shards(dataset.uri, {shard: snapshot.shards[shard] for shard in known})
     swept = sweep_all(dataset, lease)
-    return Repaired(orphans, len(damaged), swept, _plan_again(dataset, damaged))
+    return Repaired(orphans, len(damaged), swept, _plan_again(dataset, damaged, lease))
 
 
-def _plan_again(dataset: OutputDataset, damaged: set[str]) -> int:
+def _plan_again(dataset: OutputDataset, damaged: set[str], lease: Lease) -> int:
     snapshot = dataset.snapshot()
     columns = dataset.spec.partition_columns
     found = missing(dataset, snapshot, dataset.runs(), damaged)
@@ -64,7 +65,14 @@ def _plan_again(dataset: OutputDataset, damaged: set[str]) -> int:
         results=dataset.spec.results,
     ) as plan:
         if plan.images:
-            new_run(dataset.uri, plan.batches(), "", kind="repair", results=dataset.spec.results)
+            new_run(
+                dataset.uri,
+                plan.batches(),
+                "",
+                lease.check,
+                kind="repair",
+                results=dataset.spec.results,
+            )
         return plan.images
 
 

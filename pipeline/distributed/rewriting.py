@@ -86,7 +86,7 @@ def _rewrite_stale(
     lease: Lease,
     check: Callable[[], None],
 ) -> None:
-    run = new_run(dataset.uri, rows, "", kind="sweep", results=dataset.spec.results)
+    run = new_run(dataset.uri, rows, "", lease.check, kind="sweep", results=dataset.spec.results)
     for _ in listening(rewrite_all(snapshot, works, lease.hold), check):
         lease.check()
     run.finish({"run": run.id, "ended_by": "done", "shards": len(works)})

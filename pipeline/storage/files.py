@@ -8,7 +8,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -67,18 +67,26 @@ def _read_local(path: str) -> bytes:
         return file.read()
 
 
-def write_bytes(uri: str, data: bytes) -> None:
-    """Create or replace one file, whole or not at all."""
+def write_bytes(uri: str, data: bytes, check: Callable[[], None] = lambda: None) -> None:
+    """Create or replace one file, whole or not at all.
+
+    Args:
+        uri: the file.
+        data: its content.
+        check: called as late as can be, in each try; raises where it may not be written any more.
+    """
     fs, path = open_filesystem(uri)
-    if isinstance(fs, LocalFileSystem):
-        retried(lambda: _write_local(path, data), uri, "write")
-    else:
-        retried(lambda: fs.pipe_file(path, data), uri, "write", fs, path)
 
+    def write() -> None:
+        if isinstance(fs, LocalFileSystem):
+            with temporary_beside(path, data) as temporary:
+                check()
+                os.replace(temporary, path)
+        else:
+            check()
+            fs.pipe_file(path, data)
 
-def _write_local(path: str, data: bytes) -> None:
-    with temporary_beside(path, data) as temporary:
-        os.replace(temporary, path)
+    retried(write, uri, "write", fs, path)
 
 
 @contextlib.contextmanager

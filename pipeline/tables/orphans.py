@@ -1,10 +1,12 @@
 """Files that count for nothing: what a shard wrote that was never committed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pipeline import storage
 from pipeline.tables.layout import LEASE, by_shard, is_shard, shard_file, shards_in
 from pipeline.tables.schema import SCHEMAS
+
+_WAVE = 1024  # files that are removed before it is asked again whether they may be
 
 
 def orphans(dataset: str) -> Iterator[str]:
@@ -28,8 +30,20 @@ def unfinished(dataset: str) -> Iterator[str]:
     return (file for file in storage.unfinished_files(dataset) if not file.startswith(lease))
 
 
-def remove_orphans(dataset: str) -> int:
-    """Returns how many there were."""
-    found = [*orphans(dataset), *unfinished(dataset)]
-    storage.remove_many(found)
-    return len(found)
+def remove_orphans(dataset: str, check: Callable[[], None]) -> int:
+    """Returns how many there were.
+
+    Args:
+        check: raises when this process may not remove any more: what counts for nothing to who
+            was asleep may be another run's by now.
+    """
+    number = 0
+    # Unfinished files first: a writer whose lease is lost can't commit a shard any more then, and
+    # none is taken for an orphan that is committed during the listing.
+    for find in (unfinished, orphans):
+        found = list(find(dataset))
+        for first in range(0, len(found), _WAVE):
+            check()
+            storage.remove_many(found[first : first + _WAVE])
+        number += len(found)
+    return number

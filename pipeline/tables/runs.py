@@ -13,7 +13,7 @@ _runs/<run>/summary.json           the run is finished
 import contextlib
 import json
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, get_args
@@ -172,6 +172,7 @@ def new_run(
     dataset: str,
     images: Iterable[pa.RecordBatch],
     settings_yaml: str,
+    check: Callable[[], None],
     *,
     folder: str = PLANNED,
     **about: Any,
@@ -180,6 +181,8 @@ def new_run(
 
     Args:
         images: rows of PLAN.
+        check: raises when this process may not write any more: an old plan that comes after what
+            another run has done would be gone on with, and do it twice.
         folder: what they are: to be worked on, or gone.
         about: for the `RunSpec`.
     """
@@ -194,7 +197,7 @@ def new_run(
         shards += len(part["shard"].unique())
     spec = RunSpec(images=rows, shards=shards, **about)
     text = spec.model_dump_json(indent=2) + "\n"
-    storage.write_bytes(storage.join(uri, "run.json"), text.encode())
+    storage.write_bytes(storage.join(uri, "run.json"), text.encode(), check)
     planned, gone = (parts, 0) if folder == PLANNED else (0, parts)
     return Run(run_id, uri, planned, finished=False, gone_parts=gone)
 

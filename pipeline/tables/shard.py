@@ -79,14 +79,19 @@ def write_tables(
     record: pa.Table,
     before_commit: Callable[[], None],
 ) -> int:
-    """The files of a shard in the order that makes its last one the commit."""
+    """The files of a shard in the order that makes its last one the commit.
+
+    A store that is away may keep that one waiting until another run has taken over, so whether it
+    may be written is asked in each try.
+    """
     written = 0
     for name in SCHEMAS:
-        data = to_parquet(tables[name])
+        data, file = to_parquet(tables[name]), shard_file(dataset, name, partition, shard)
         if name == "images":
             write_record(dataset, shard, record)
-            before_commit()
-        storage.write_bytes(shard_file(dataset, name, partition, shard), data)
+            storage.write_bytes(file, data, before_commit)
+        else:
+            storage.write_bytes(file, data)
         written += len(data)
     return written
 
