@@ -234,6 +234,23 @@ def test_bad_manifests(tmp_path: Path, text: str, line: str) -> None:
         listed(tmp_path / "list.parquet")
 
 
+def test_a_table_of_many_files_is_no_manifest(bucket: str, tmp_path: Path) -> None:
+    for root in (str(tmp_path), f"{bucket}/tables"):
+        for kind in ("csv", "parquet"):
+            storage.write_bytes(f"{root}/list.{kind}/part-0.{kind}", b"uri\na.png\n")
+            with pytest.raises(
+                DataError, match=rf"list\.{kind} is a folder, and a manifest one file"
+            ):
+                open_collection(f"{root}/list.{kind}")
+
+
+@pytest.mark.parametrize(("code", "header"), [("utf-16", "uri"), ("latin-1", "uri,größe")])
+def test_a_manifest_in_another_code_is_said_so(tmp_path: Path, code: str, header: str) -> None:
+    (tmp_path / "list.csv").write_bytes(f"{header}\n{header}\n".encode(code))
+    with pytest.raises(DataError, match=r"list\.csv is not text in UTF-8"):
+        listed(tmp_path / "list.csv")
+
+
 INVENTORY = {
     "Bucket": ["b"] * 7,
     "Key": ["x/é 1.png", "x/a+b.png", "old.png", "gone.png", "notes.txt", ".trash/a.png", "q.TIFF"],

@@ -60,12 +60,17 @@ def open_list(uri: str) -> ListFile:
     """
     if not storage.exists(uri):
         raise DataError(f"{uri} does not exist")
-    with _reading(uri):
-        if _is_parquet(uri):
-            with _open_parquet(uri) as file:
-                return ListFile(uri, tuple(file.schema_arrow.names))
-        with _open_csv(uri) as file:
-            return ListFile(uri, tuple(file.schema.names))
+    try:
+        with _reading(uri):
+            if _is_parquet(uri):
+                with _open_parquet(uri) as file:
+                    return ListFile(uri, tuple(file.schema_arrow.names))
+            with _open_csv(uri) as file:
+                return ListFile(uri, tuple(file.schema.names))
+    except DataError as error:
+        if storage.list_names(uri):  # as Spark writes a table
+            raise DataError(f"{uri} is a folder, and a manifest one file") from error
+        raise
 
 
 def as_text(batch: pa.RecordBatch, name: str, uri: str) -> pa.Array:
@@ -153,6 +158,8 @@ def _reading(uri: str) -> Iterator[None]:
     with storage.named(uri, "read"):
         try:
             yield
+        except UnicodeDecodeError as error:
+            raise DataError(f"{uri} is not text in UTF-8") from error
         except (pa.ArrowException, OSError) as error:
             if not storage.of_content(error):
                 raise
