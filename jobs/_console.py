@@ -56,7 +56,8 @@ class _Lines:
     def __call__(self, share: float, text: str) -> None:
         if time.monotonic() - self.last >= _LINE_SECONDS:
             self.last = time.monotonic()
-            console.print(f"{self.title} {share:4.0%}  {text}", highlight=False, markup=False)
+            line = f"{self.title} {share:4.0%}  {text}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_table(header: list[str], rows: list[list[object]], title: str | None = None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import _console
 from jobs.__main__ import JOBS
 from jobs._console import print_table
 from jobs._main import run_job
@@ -56,6 +57,15 @@ def test_away_from_a_terminal_a_row_is_a_line(capsys: pytest.CaptureFixture[str]
     assert title.strip() == "title of the table"
     assert header.split() == ["uri", "n", "objects"]
     assert [row.rsplit(maxsplit=1) for row in rows] == [[uri, "7"], ["b", "12"]]
+
+
+def test_progress_away_from_a_terminal_is_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_console, "_LINE_SECONDS", 0.0)
+    with _console.live("predicting") as show:
+        show(0.5, "images " * 30)
+    assert capsys.readouterr().out.count("\n") == 1
 
 
 def test_a_name_that_would_steer_the_terminal_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
