@@ -167,6 +167,8 @@ def _tell_plan(log: Log, job: "Backfill", planned: "Work") -> None:
          "repeated lines of the manifest count once"),
         (plan.changed, "image has changed since it was done",
          "images have changed since they were done"),
+        (collection.unknown, "image can't be looked up: rows that it has stay",
+         "images can't be looked up: rows that they have stay"),
         (collection.unpartitioned, "image has no value for a partition",
          "images have no value for a partition"),
     ]  # fmt: skip

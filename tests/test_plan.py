@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.errors import SettingsError, StorageError
 from pipeline.images.collection import image_identity, listing_schema
+from pipeline.images.lookup import UNKNOWN
 from pipeline.plan import Plan, plan_work, remaining, shard_id
 from pipeline.plan.grouping import shard_ends
 from pipeline.tables.schema import PLAN
@@ -201,6 +202,16 @@ def test_a_changed_image_says_what_it_replaces() -> None:
     ]
     assert rows[0]["image_id"] == image_identity("s3://b/0000.png", "new")
     assert rows[0]["shard"] != made(images(4, "new"))[1][0]["shard"]
+
+
+def test_an_image_that_can_not_be_looked_up_keeps_its_rows() -> None:
+    live = live_in("s", images(2, "old"))
+    uris = [row["uri"] for row in images(4)]
+    plan, rows = made(images(4, UNKNOWN), live)
+    assert (plan.done, names(rows)) == (2, uris[2:])
+    assert names(made(images(4, UNKNOWN), live, retry=uris[:1])[1]) == [uris[0], *uris[2:]]
+    assert names(made(images(4, UNKNOWN), live_in("s", images(4, UNKNOWN)))[1]) == []
+    assert len(made(images(4, UNKNOWN), live, replace=True)[1]) == 4
 
 
 def test_an_image_of_another_partition_moves_there() -> None:

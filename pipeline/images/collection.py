@@ -20,7 +20,7 @@ from pipeline import storage
 from pipeline.errors import DataError, SettingsError
 from pipeline.images.inventory import is_inventory, open_inventory, read_inventory
 from pipeline.images.lists import BATCH_ROWS, ListFile, as_text, open_list
-from pipeline.images.lookup import LookUp
+from pipeline.images.lookup import UNKNOWN, LookUp
 from pipeline.images.manifest import read_manifest
 from pipeline.images.partitions import PartitionSpec
 from pipeline.images.reader import FORMATS
@@ -72,6 +72,8 @@ class Collection:
         self.ignored = 0
         """Files that no image suffix names."""
         self._suffixes: Counter[str] = Counter()
+        self.unknown = 0
+        """Images that can't be looked up."""
         self.unpartitioned = 0
         """Images for which some partition has no value."""
         self._source = source
@@ -90,7 +92,7 @@ class Collection:
             StorageError: it can't be listed.
             DataError: a manifest or an inventory can't be read.
         """
-        self.listed = self.ignored = self.unpartitioned = 0
+        self.listed = self.ignored = self.unknown = self.unpartitioned = 0
         self._suffixes.clear()
         zarrs: set[str] = set()
         look_up = LookUp()
@@ -126,6 +128,7 @@ class Collection:
         uris, versions, sizes = batch["uri"], batch["version"], batch["size"]
         if versions.null_count:
             versions, sizes = look_up.complete(uris, versions, sizes)
+            self.unknown += versions.to_pylist().count(UNKNOWN)
         given = {name: as_text(batch, name, self.uri) for name in self.partitions.from_manifest}
         values = self.partitions.values(uris, given)
         self.listed += batch.num_rows

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from pipeline.errors import SettingsError
 from pipeline.images.collection import listing_schema
+from pipeline.images.lookup import UNKNOWN
 from pipeline.images.partitions import partition_dir
 from pipeline.plan.database import Database, open_database, temporary_folder
 from pipeline.plan.grouping import shard_ends, shard_id
@@ -37,6 +38,8 @@ def plan_work(
     results: str,
 ) -> Iterator[Plan]:
     """Plan the listed images that are not live, in the order of partition and URI.
+
+    One that can't be looked up keeps the rows that it has.
 
     A URI that is listed several times counts once, as the last of its rows that are asked for says.
 
@@ -180,6 +183,12 @@ def _find_pending(database: Database, replace: bool, key: str) -> None:
             where ({key}) not in (select {key} from live) or uri in (select uri from retry)"""
         )
         database.run("drop table listed")
+        if database.numbers(f"select count(*) from pending where version = '{UNKNOWN}'") != (0,):
+            # What was found while it could be looked up is not given away for a reject.
+            database.run(
+                f"""delete from pending where version = '{UNKNOWN}'
+                and uri in (select uri from live) and uri not in (select uri from retry)"""
+            )
     chosen = "true" if replace else "uri in (select uri from pending)"
     database.run(
         f"""create table old as
