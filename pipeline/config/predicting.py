@@ -61,7 +61,8 @@ class RegionSettings(Section):
     large: int = Field(
         16 << 20,
         ge=1,
-        description="pixels from which an image is large, and worked on in parts",
+        description="pixels of the largest image that is predicted at once; others are worked on "
+        "in parts",
     )
     batch_pixels: int = Field(
         8 * 256 * 256, ge=1, description="pixels that go through the network at once"
