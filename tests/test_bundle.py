@@ -9,7 +9,7 @@ import torch
 
 from pipeline.config import MethodSettings, NetworkSettings, NormalizeSettings
 from pipeline.errors import BundleError
-from pipeline.models.bundle import WEIGHTS_NAME, BundleSpec, load_spec
+from pipeline.models.bundle import UNFINISHED_NAME, WEIGHTS_NAME, BundleSpec, load_spec
 from pipeline.models.weights import build_network, load_bundle, round_weights, save_bundle
 from pipeline.storage import content_hash
 from pipeline.synthetic import CLASSES
@@ -126,3 +126,17 @@ def test_rounded_weights_take_half_the_bytes_and_come_back_as_they_were(tmp_path
     for name, tensor in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
         assert loaded.state_dict()[name].dtype == tensor.dtype
+
+
+@pytest.mark.parametrize("lacking", ["bundle.json", WEIGHTS_NAME, ""])
+def test_half_a_bundle_of_a_training_on_its_way_says_what_ends_it(
+    bundle: Path, lacking: str
+) -> None:
+    (bundle / UNFINISHED_NAME).write_text("{}")
+    load_bundle(str(bundle))  # a finished model is there as long as its successor is trained
+    if lacking:
+        (bundle / lacking).unlink()
+    else:
+        (bundle / WEIGHTS_NAME).write_bytes(b"of the model that was there before")
+    with pytest.raises(BundleError, match=r"a training that has not finished: .* --resume"):
+        load_bundle(str(bundle))

@@ -68,7 +68,8 @@ class SamplingSettings(Section):
         None,
         ge=0,
         le=1,
-        description=f"share of the crops that show a class drawn evenly from all; {CHOSEN}",
+        description="share of the crops that show a class drawn evenly from all but the "
+        f"background; {CHOSEN}",
     )
     objects: float | None = Field(
         None, ge=0, le=1, description=f"share of the crops that show an object; {CHOSEN}"

@@ -26,6 +26,8 @@ from pipeline.records import ClassSpec, CountCalibration
 
 SPEC_NAME = "bundle.json"
 WEIGHTS_NAME = "weights.safetensors"
+UNFINISHED_NAME = "training.json"
+"""There from before the first step until the bundle is whole."""
 
 _LATER = ("proposal_threshold", "overlap", "score_size", "min_score")
 """Settings that the first bundles did not have, whose fingerprints are to stay."""
@@ -84,7 +86,7 @@ def load_spec(uri: str) -> BundleSpec:
     try:
         data = storage.read_bytes(storage.join(uri, SPEC_NAME))
     except MissingError as error:
-        raise BundleError(f"{uri} is not a model bundle: {error}") from error
+        raise _not_whole(uri, f" is not a model bundle: {error}") from error
     try:
         return BundleSpec.model_validate(json.loads(data))
     except ValidationError as error:
@@ -109,10 +111,18 @@ def read_weights(uri: str, spec: BundleSpec) -> bytes:
     try:
         data = storage.read_bytes(storage.join(uri, WEIGHTS_NAME))
     except MissingError as error:
-        raise BundleError(f"{uri} has no weights: {error}") from error
+        raise _not_whole(uri, f" has no weights: {error}") from error
     if storage.content_hash(data) != spec.weights_hash:
-        raise BundleError(
-            f"{uri}/{WEIGHTS_NAME} is not the file that {SPEC_NAME} was written with; "
-            "copy the whole bundle again"
-        )
+        what = f"/{WEIGHTS_NAME} is not the file that {SPEC_NAME} was written with"
+        raise _not_whole(uri, f"{what}; copy the whole bundle again")
     return data
+
+
+def _not_whole(uri: str, what: str) -> BundleError:
+    """What lacks or does not fit; where a training is on its way there, that says what to do."""
+    if storage.exists(storage.join(uri, UNFINISHED_NAME)):
+        return BundleError(
+            f"{uri} holds a training that has not finished: let it end, or, where it was stopped, "
+            "give its command again with --resume"
+        )
+    return BundleError(f"{uri}{what}")

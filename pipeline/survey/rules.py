@@ -333,7 +333,11 @@ def choose_rare_class(
     """
     if sum(spec.kind != "background" for spec in classes) < 2 and train.objects:
         return 0.0, "one class, whose objects sampling.objects looks after"
-    present = [i for i, pixels in enumerate(train.class_pixels) if pixels]
+    present = [
+        i
+        for i, (spec, pixels) in enumerate(zip(classes, train.class_pixels, strict=True))
+        if pixels and spec.kind != "background"
+    ]
     if not present:
         return 0.0, "no class has a pixel"
     rarest = min(present, key=lambda i: train.class_pixels[i])

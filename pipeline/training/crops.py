@@ -208,9 +208,12 @@ class CropSource:
             length -= int(times.sum())
 
     def _places_of_classes(self) -> dict[int, NDArray[np.int64]]:
-        """Class id → the images that show it, for the classes that any image shows."""
+        """Class id → the images that show it, for the classes that any image shows.
+
+        Not of the background, which crops show anyway.
+        """
         places: dict[int, list[int]] = {}
-        known = {spec.id for spec in self.method.classes}
+        known = {spec.id for spec in self.method.classes if spec.kind != "background"}
         for image, ids in enumerate(self.samples.classes_shown):
             for class_id in known.intersection(ids):
                 places.setdefault(class_id, []).append(image)

@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pipeline import storage
 from pipeline.config import ConfiguredSettings, MethodSettings, TrainSettings
 from pipeline.errors import DataError, SettingsError
+from pipeline.models.bundle import UNFINISHED_NAME
 from pipeline.records import Classes
 from pipeline.tables.layout import LEASE
 from pipeline.tables.lease import Lease, hold_lease
 from pipeline.training.output import CHECKPOINTS, check_free
 from pipeline.training.state import STATE_NAME, TrainingState, load_snapshot
 
-_MARKER_NAME = "training.json"
 _CHOSEN = (
     "channels", "zoom", "crop", "batch_size", "method", "normalize", "network", "sampling",
     "augment",
@@ -209,7 +209,7 @@ def checkpoints_uri(settings: TrainSettings) -> str:
 
 def marker_uri(settings: TrainSettings) -> str:
     """The file that says what is being trained, there from before the first worker starts."""
-    return storage.join(storage.absolute(settings.output), _MARKER_NAME)
+    return storage.join(storage.absolute(settings.output), UNFINISHED_NAME)
 
 
 def _read_marker(settings: TrainSettings) -> _Marker | None:
