@@ -34,7 +34,7 @@ def _verify(settings: VerifySettings) -> int:
             log.tell("writing", text)
         with ray_session(), unwrapped_errors():
             findings = _findings(log, dataset, settings, files=who is None)
-        if findings:
+        if _mendable(findings):
             hint = "--repair removes what counts for nothing and plans again what is missing"
             log.tell("hint", hint)
         return DAMAGED if findings else DONE
@@ -50,7 +50,13 @@ def _verify(settings: VerifySettings) -> int:
         unwrapped_errors(),
     ):
         findings = _findings(log, dataset, settings)
-        return _repair(log, dataset, findings, lease) if findings else DONE
+        mended = _repair(log, dataset, findings, lease) if _mendable(findings) else DONE
+        return mended if mended or len(_mendable(findings)) == len(findings) else DAMAGED
+
+
+def _mendable(findings: list[Finding]) -> list[Finding]:
+    """Those but for somebody else's files, which nobody takes away but he."""
+    return [finding for finding in findings if finding.kind != "foreign"]
 
 
 def _findings(

@@ -148,9 +148,16 @@ def copy_with_its_own_name(output: Path, shard: str) -> None:
         change(
             file_of(output, table, "copy"),
             lambda rows: rows.set_column(
-                rows.column_names.index("shard"), "shard", pa.array(["copy"] * len(rows))
+                rows.column_names.index("shard"),
+                "shard",
+                pa.array(["copy"] * len(rows), pa.string()),
             ),
         )
+
+
+def copy_its_images_file(output: Path, shard: str) -> None:
+    """As a file manager does: now there seems to be a shard that has nothing else."""
+    shutil.copy(file_of(output, "images", shard), file_of(output, "images", f"{shard} (1)"))
 
 
 def copy_into_another_partition(output: Path, shard: str) -> None:
@@ -209,6 +216,7 @@ GROUPS: dict[str, list[tuple[Damage, str, str]]] = {
     "copies": [
         (copy_under_another_name, "unreadable", "images/site=a/alien.parquet holds rows of"),
         (copy_with_its_own_name, "twice", "counts 2 times"),
+        (copy_its_images_file, "unreadable", "images/site=a/SHARD (1).parquet holds rows of"),
         (copy_into_another_partition, "orphan", "images/site=a/SHARD.parquet"),
         (copy_into_another_partition, "disagree", "SHARD lies in site=b, and was planned for"),
     ],
@@ -263,7 +271,7 @@ def test_damage_is_found_and_mended(
     for damage, kind, named in GROUPS[group]:
         wanted = named.replace("SHARD", hurt[damage])
         mine = [line for line in found if line["event"] == kind and wanted in line["message"]]
-        assert mine, (damage.__name__, found)
+        assert mine, (damage.__name__, [line["message"] for line in found])
     (verdict,) = [line for line in lines if line["event"] == "verdict"]
     kinds = {kind for _, kind, _ in GROUPS[group]}
     assert all(verdict[kind] >= 1 for kind in kinds)
@@ -279,6 +287,22 @@ def test_damage_is_found_and_mended(
     assert_same_rows(output, good)
     code, lines = check(output, capsys)
     assert code == 0, lines
+
+
+def test_a_copy_that_a_plain_glob_would_read_is_told_and_left_alone(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = min((output / "counts/site=a").glob("*.parquet"))
+    copy = file.with_name(f"{file.stem} (1).parquet")
+    shutil.copy(file, copy)
+    for flags in ([], ["--repair"]):
+        code, lines = check(output, capsys, *flags)
+        assert code == 4
+        (found,) = [line for line in lines if line["event"] == "foreign"]
+        assert str(copy) in found["message"]
+        assert copy.exists()
+    copy.unlink()
+    assert check(output, capsys)[0] == 0
 
 
 def test_more_findings_than_are_shown_are_counted(

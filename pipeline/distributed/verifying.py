@@ -16,7 +16,7 @@ from pipeline.records import Shard
 from pipeline.tables.check import Finding, check_shard
 from pipeline.tables.dataset import OutputDataset
 from pipeline.tables.layout import record_file, shard_file
-from pipeline.tables.orphans import orphans, unfinished
+from pipeline.tables.orphans import foreign, orphans, unfinished
 from pipeline.tables.rewrite import speaks_of
 from pipeline.tables.runs import Run, shards_of
 from pipeline.tables.snapshot import Snapshot
@@ -42,11 +42,27 @@ def verify(
     """
     snapshot = dataset.snapshot()
     runs = dataset.runs()
+    for file in foreign(snapshot.uri):
+        yield Finding(
+            "foreign", file, "is no shard's, but a plain glob reads it: move it elsewhere"
+        )
     if files:
         yield from check_files(snapshot)
-    yield from _check_images(dataset, snapshot, runs)
-    shards = planned_shards(snapshot, runs)
-    yield from check_shards(snapshot, shards, on_checked, overlapping=dataset.spec.overlapping)
+    unplanned = set[str]()
+
+    def shards() -> Iterator[Shard]:
+        for shard in planned_shards(snapshot, runs):
+            if not shard.images:
+                unplanned.add(shard.id)
+            yield shard
+
+    overlapping = dataset.spec.overlapping
+    inside = list(check_shards(snapshot, shards(), on_checked, overlapping=overlapping))
+    # Of a shard that no plan knows its own files tell what it holds, if they can be read.
+    unreadable = {finding.shard for finding in inside if finding.kind == "unreadable"}
+    told = snapshot.only(snapshot.shards.keys() - (unplanned & unreadable))
+    yield from _check_images(dataset, told, runs)
+    yield from inside
 
 
 def check_files(snapshot: Snapshot) -> Iterator[Finding]:

@@ -37,7 +37,7 @@ class Finding:
     """Something that is not as it should be."""
 
     kind: str
-    """unreadable, disagree, missing, twice, unplanned, orphan or unswept."""
+    """unreadable, disagree, missing, twice, foreign, orphan or unswept."""
     where: str
     """A file, a shard or an image's URI."""
     what: str

@@ -11,6 +11,7 @@ from pipeline.errors import DatasetError
 
 ROW_GROUP = 128 * 1024
 """Most rows that a reader has to decode together."""
+_OF_BYTES = "Could not open Parquet input source '<Buffer>': "  # whose name the caller knows
 
 
 def to_parquet(table: pa.Table, row_group: int = ROW_GROUP) -> bytes:
@@ -35,7 +36,7 @@ def from_parquet(data: bytes, schema: pa.Schema | None = None) -> pa.Table:
     try:
         return pq.read_table(pa.BufferReader(data), schema=schema, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(" ".join(str(error).split())[:200]) from error
+        raise _damaged(error) from error
 
 
 def batches_of_parquet(data: bytes) -> Iterator[pa.RecordBatch]:
@@ -44,4 +45,9 @@ def batches_of_parquet(data: bytes) -> Iterator[pa.RecordBatch]:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
         yield from file.iter_batches()
     except (pa.ArrowException, OSError) as error:
-        raise DatasetError(" ".join(str(error).split())[:200]) from error
+        raise _damaged(error) from error
+
+
+def _damaged(error: Exception) -> DatasetError:
+    said = " ".join(str(error).split()).removeprefix(_OF_BYTES)
+    return DatasetError(f"is damaged: {said[:200]}")

@@ -24,6 +24,19 @@ def orphans(dataset: str) -> Iterator[str]:
                     yield shard_file(dataset, table, partition, shard)
 
 
+def foreign(dataset: str) -> Iterator[str]:
+    """Parquet files in the tables' folders that no shard is called like: somebody's copies.
+
+    They are left alone, but a plain glob reads them.
+    """
+    committed = shards_in(dataset, "images")  # what is called otherwise is held against it there
+    for table in SCHEMAS:
+        for path in storage.list_paths(storage.join(dataset, table)):
+            for shard, partition in by_shard([path]).items():
+                if not is_shard(shard) and committed.get(shard) != partition:
+                    yield shard_file(dataset, table, partition, shard)
+
+
 def unfinished(dataset: str) -> Iterator[str]:
     """What writes that never ended have left, but for those of the lease, whose holder is alive."""
     lease = storage.join(dataset, LEASE) + "/"
