@@ -1,5 +1,6 @@
 """What a training leaves to look at: read back as a user's tools would."""
 
+import errno
 import json
 import struct
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import RecordWriter
 
 from pipeline import storage
 from pipeline.config import RecordSettings, TrainSettings
@@ -210,6 +212,28 @@ def test_a_recorder_that_fails_costs_one_notice(
     assert "metrics.jsonl" in notices[1]
     assert [one.epoch for one in heard if isinstance(one, EpochReport)] == [1, 2]
     assert len(scalars(f"{tmp_path}/tensorboard")["val/score"]) == 2
+
+
+def test_a_disk_that_gets_full_ends_the_curves_and_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that died of it printed a stack trace, and the training waited for it for ever."""
+    write, written = RecordWriter.write, []
+
+    def write_until_full(self: RecordWriter, data: bytes) -> None:
+        written.append(data)
+        if len(written) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, data)
+
+    monkeypatch.setattr(RecordWriter, "write", write_until_full)
+    heard: list[Report] = []
+    with recording(TrainSettings(data="d", output=str(tmp_path)), heard.append) as recorders:
+        for step in (10, 20):
+            recorders(StepReport(1, step, 2.0, 1e-3, 0.1, 1e6))
+    (notice,) = [one.text for one in heard if isinstance(one, Notice)]
+    assert notice.startswith("nothing more is recorded to TensorBoard: ")
+    assert notice.endswith("No space left on device")
 
 
 def test_milestones_thin_out() -> None:
