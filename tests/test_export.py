@@ -72,7 +72,9 @@ def labelled(
     measures = measure_objects(labels, np.zeros((*labels.shape, 1), np.uint8), n)
     source = SourceImage(f"id of {name}", f"s3://bucket/{name}.tif", "1", 1)
     image = PredictedImage(source, (*(size or labels.shape), 1), found, measures)
-    commit_shard(dataset.uri, [image], [], CLASSES, Provenance(f"{len(name)}{name[:9]}", "run", "model"))
+    commit_shard(
+        dataset.uri, [image], [], CLASSES, Provenance(f"{len(name)}{name[:9]}", "run", "model")
+    )
     return dataset
 
 

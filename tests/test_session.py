@@ -117,6 +117,7 @@ def test_a_folder_that_ray_may_not_write_is_told(monkeypatch: pytest.MonkeyPatch
         raise OSError(30, "Read-only file system", "/tmp/ray")
 
     monkeypatch.setattr(session, "_start_here", refuse)
+    monkeypatch.setattr(session.ray, "shutdown", lambda: None)  # of the other tests' session
     with pytest.raises(TesseraError, match="'/tmp/ray'; RAY_TMPDIR names another folder"):
         session._connect(1)
 

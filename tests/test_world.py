@@ -312,10 +312,12 @@ def test_one_step_without_a_finite_gradient_is_left_out(
     assert all(tensor.isfinite().all() for tensor in training.network.state_dict().values())
 
 
-def test_a_training_that_diverges_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [4, 100])
+def test_a_training_that_diverges_says_so(steps: int, tmp_path: Path) -> None:
+    """By its steps, or by a validation that comes before enough of them."""
     wild = OptimizerSettings(kind="adamw", learning_rate=1e30)
-    with pytest.raises(SettingsError, match=r"learning_rate: 1e\+30 makes the training diverge"):
-        train(Case("wild"), tmp_path, epochs=30, optimizer=wild)
+    with pytest.raises(SettingsError, match=r"learning_rate: 1e\+30 has made .* diverge by step"):
+        train(Case("wild"), tmp_path, epochs=30, min_steps=steps, optimizer=wild)
 
 
 def test_the_average_follows_the_weights() -> None:

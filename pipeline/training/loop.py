@@ -267,11 +267,15 @@ class Training:
         """One step that is lost is bad luck; many are weights that nothing brings back."""
         self._lost = 0 if learned else self._lost + 1
         if self._lost == _MOST_LOST:
-            rate, first = self.settings.optimizer.learning_rate, self.state.done - _MOST_LOST + 1
-            raise SettingsError(
-                f"setting optimizer.learning_rate: {rate:g} makes the training diverge: since step "
-                f"{first:,} no gradient is finite; give less, with --restart"
-            )
+            raise self._divergence()
+
+    def _divergence(self) -> SettingsError:
+        rate = self.settings.optimizer.learning_rate
+        return SettingsError(
+            f"setting optimizer.learning_rate: {rate:g} has made the training diverge by step "
+            f"{self.state.done:,}: what the network says is no longer a number; give less, with "
+            "--restart"
+        )
 
     def _rate(self) -> float:
         """The learning rate at this point of the schedule."""
@@ -319,13 +323,16 @@ class Training:
         pictured = is_milestone(epoch) or state.progress >= 1
         network = self.average.network
         is_first, images = state.validation_images is None, len(self.validation)
-        found = validate(
-            self.predictor(network),
-            self.decoder,
-            Some.shuffled(self.validation) if is_first else self.validation,
-            with_overlays=self.settings.record.tensorboard and pictured,
-            seconds=self._seconds_to_validate() if is_first else math.inf,
-        )
+        try:
+            found = validate(
+                self.predictor(network),
+                self.decoder,
+                Some.shuffled(self.validation) if is_first else self.validation,
+                with_overlays=self.settings.record.tensorboard and pictured,
+                seconds=self._seconds_to_validate() if is_first else math.inf,
+            )
+        except FloatingPointError as error:
+            raise self._divergence() from error
         looked_at = found.validation.figures.images
         if looked_at < images:
             self._look_at(looked_at)
