@@ -5,11 +5,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.fault_proxy import FaultProxy, fault_proxy
 from tests.object_store import S3Server, s3_server
+
+if TYPE_CHECKING:
+    from tests.laws import Scene
 
 ROOT = Path(__file__).parent.parent
 DSB2018 = Path(os.environ.get("TESSERA_DSB2018", ROOT.parent / "shared/data/dsb2018"))
@@ -124,6 +128,21 @@ def trained(
         patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # it would rather have a database
         train_bundle(settings, lambda report: None)
     return output
+
+
+@pytest.fixture(scope="session")
+def first(trained: str, tmp_path_factory: pytest.TempPathFactory) -> "Scene":
+    """Images of two sites, predicted once; see `scene`."""
+    from tests.laws import Scene
+
+    return Scene.predicted(tmp_path_factory.mktemp("first"), trained)
+
+
+@pytest.fixture
+def scene(first: "Scene", tmp_path: Path) -> "Iterator[Scene]":
+    """The same, for one test to change."""
+    with first.to_change(tmp_path) as mine:
+        yield mine
 
 
 @pytest.fixture

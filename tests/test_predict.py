@@ -239,7 +239,7 @@ def test_files_of_others_in_the_output_stay(trained: str, images: str, tmp_path:
     assert all(path.read_bytes() == b"x" for path in beside)
 
 
-@pytest.mark.parametrize("images_per_shard", [1, 3])
+@pytest.mark.parametrize("images_per_shard", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_manifest_with_what_can_not_be_read(
     images_per_shard: int,
     trained: str,

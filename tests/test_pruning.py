@@ -1,7 +1,6 @@
 """Images that are gone from their collection lose their rows, and nothing else does."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,17 +21,6 @@ from tests.laws import (
 )
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-
-@pytest.fixture(scope="module")
-def first(trained: str, tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return Scene.predicted(tmp_path_factory.mktemp("pruning"), trained)
-
-
-@pytest.fixture
-def scene(first: Scene, tmp_path: Path) -> Iterator[Scene]:
-    with first.to_change(tmp_path) as mine:
-        yield mine
 
 
 def remove(scene: Scene, *gone: str) -> None:

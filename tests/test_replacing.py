@@ -36,17 +36,6 @@ from tests.laws import (
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-@pytest.fixture(scope="module")
-def first(trained: str, tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return Scene.predicted(tmp_path_factory.mktemp("first"), trained)
-
-
-@pytest.fixture
-def scene(first: Scene, tmp_path: Path) -> Iterator[Scene]:
-    with first.to_change(tmp_path) as mine:
-        yield mine
-
-
 @pytest.mark.slow
 def test_a_changed_image_has_new_rows_and_no_old_ones(scene: Scene, tmp_path: Path) -> None:
     before = table_files(scene.output)

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,17 +106,6 @@ def test_who_has_lost_the_lease_clears_nothing_up(tmp_path: Path) -> None:
         with pytest.raises(LeaseLostError):
             orphans.remove_orphans(str(tmp_path), lease.check)
     assert table_files(tmp_path) == left
-
-
-@pytest.fixture(scope="module")
-def first(trained: str, tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return Scene.predicted(tmp_path_factory.mktemp("first"), trained)
-
-
-@pytest.fixture
-def scene(first: Scene, tmp_path: Path) -> Iterator[Scene]:
-    with first.to_change(tmp_path) as mine:
-        yield mine
 
 
 def assert_taken_over(scene: Scene, capsys: pytest.CaptureFixture[str], *flags: str) -> None:
