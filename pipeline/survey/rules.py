@@ -5,7 +5,7 @@ would hold something is judged by windows of the nearest of `facts.CELL_SIDES`.
 """
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pipeline.config import DEFAULT_MIN_AREA
 from pipeline.models.context import network_context
@@ -96,6 +96,25 @@ def choose_channels(found: DataFingerprint) -> tuple[int, str]:
     return max(counts), "as many as the images have"
 
 
+class _Bound(NamedTuple):
+    """Something that images must not be reduced below."""
+
+    size: float
+    """Pixels; NaN where there is none of it."""
+    needed: float
+    """Pixels that it has to keep."""
+    words: str
+    condition: str = ""
+    """Under which so few pixels are enough, in words."""
+    most: float = math.inf
+    """Times that it lets images be reduced, however large it is."""
+
+    @property
+    def times(self) -> float:
+        """That images may be reduced."""
+        return min(self.size / self.needed, self.most)
+
+
 def choose_zoom(
     recipe: Recipe, classes: Classes, train: SplitFingerprint, looks: float
 ) -> tuple[float, str]:
@@ -111,19 +130,11 @@ def choose_zoom(
     longer = train.longer_sides.quantile(0.5)
     finest = recipe.detail * (_THIN_WIDTH if looks < _FEW_LOOKS else _LEAST_WIDTH)
     hurry = f" where there is time for {looks:.1f} looks at each image as large as it is"
-    least = [  # what there is, how many times as much as there has to be, in words, and a condition
-        (small, small / (recipe.detail * _LEAST_SMALL), "a small object has a diameter of", ""),
-        (
-            median,
-            median / (recipe.detail * _LEAST_MEDIAN),
-            "the median object has a diameter of",
-            "",
-        ),
-        (
-            longer,
-            longer / _suited_side(recipe, train, classes),
-            "half of the images are no longer than",
-            "",
+    bounds = [
+        _Bound(small, recipe.detail * _LEAST_SMALL, "a small object has a diameter of"),
+        _Bound(median, recipe.detail * _LEAST_MEDIAN, "the median object has a diameter of"),
+        _Bound(
+            longer, _suited_side(recipe, train, classes), "half of the images are no longer than"
         ),
     ]
     for spec, pixels, edges in zip(classes, train.class_pixels, train.class_edges, strict=True):
@@ -132,18 +143,16 @@ def choose_zoom(
             width = 2 * pixels / edges  # of a band: its area by its length, which has two sides
             wide = width >= 2 * recipe.detail * _LEAST_WIDTH
             words, condition = f"{spec.name} has a width of", "" if wide else hurry
-            least.append((width, min(width / finest, 2.0), words, condition))
-    known = [one for one in least if not math.isnan(one[0])]
-    size, times, words, condition = min(known, key=lambda one: (one[1], one[0]))
-    reason = f"{words} {size:.0f} pixels"
+            bounds.append(_Bound(width, finest, words, condition, most=2.0))
+    known = [one for one in bounds if not math.isnan(one.size)]
     if len(known) == 1:
         return 1.0, "nothing that is annotated says how large things are"
-    zoom = 2.0 ** -min(max(0, math.floor(math.log2(times))), _MOST_HALVINGS)
+    least = min(known, key=lambda one: (one.times, one.size))
+    zoom = 2.0 ** -min(max(0, math.floor(math.log2(least.times))), _MOST_HALVINGS)
+    reason = f"{least.words} {least.size:.0f} pixels"
     if zoom < 1:
-        reason += (
-            f": {size * zoom:.0f} are enough{condition}, and the network sees more and learns "
-        )
-        reason += "faster"
+        enough = f"{least.size * zoom:.0f} are enough{least.condition}"
+        reason = f"{reason}: {enough}, and the network sees more and learns faster"
     return zoom, reason
 
 

@@ -15,13 +15,7 @@ def orphans(dataset: str) -> Iterator[str]:
     They are no loss: a shard is always computed whole. Only for who holds the lease, since a shard
     that is being written looks the same. What is not called like a shard is somebody else's.
     """
-    committed = shards_in(dataset, "images")
-    for table in SCHEMAS:
-        # By files, since a shard may have several in one table: somebody's copy, elsewhere.
-        for path in storage.list_paths(storage.join(dataset, table)):
-            for shard, partition in by_shard([path]).items():
-                if is_shard(shard) and committed.get(shard) != partition:
-                    yield shard_file(dataset, table, partition, shard)
+    return (file for shard, file in _uncounted(dataset) if is_shard(shard))
 
 
 def foreign(dataset: str) -> Iterator[str]:
@@ -29,12 +23,18 @@ def foreign(dataset: str) -> Iterator[str]:
 
     They are left alone, but a plain glob reads them.
     """
-    committed = shards_in(dataset, "images")  # what is called otherwise is held against it there
+    return (file for shard, file in _uncounted(dataset) if not is_shard(shard))
+
+
+def _uncounted(dataset: str) -> Iterator[tuple[str, str]]:
+    """What files in the tables' folders are called, and the files, where no commit is of them."""
+    committed = shards_in(dataset, "images")
     for table in SCHEMAS:
+        # By files, since a shard may have several in one table: somebody's copy, elsewhere.
         for path in storage.list_paths(storage.join(dataset, table)):
             for shard, partition in by_shard([path]).items():
-                if not is_shard(shard) and committed.get(shard) != partition:
-                    yield shard_file(dataset, table, partition, shard)
+                if committed.get(shard) != partition:
+                    yield shard, shard_file(dataset, table, partition, shard)
 
 
 def unfinished(dataset: str) -> Iterator[str]:
